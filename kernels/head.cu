@@ -27,9 +27,10 @@
 //              256
 // Bytes        X and dX once, if L2 holds the samples of the blocks that run at a time; logits and
 //              their gradient written, then read; the parts written and read besides
-// Requires     vectorised accesses where the rows of X and dX, w and dw begin and end at multiples
-//              of 16 bytes; any sizes from 0, but at most 2^32 - 2 samples; labels may hold
-//              anything: one that is not in [0, 1] is skipped and noted
+// Requires     vectorised accesses where the rows of X and dX, w and the parts of dw in the
+//              workspace begin and end at multiples of 16 bytes; any sizes from 0, but at most
+//              2^32 - 2 samples; labels may hold anything: one that is not in [0, 1] is skipped and
+//              noted
 // Numerics     logits: f32 by fma, in an order that depends on K and the type alone; losses: terms
 //              and sums in f64; dX: one product, rounded to f32 and to the type; dw, db: f32 sums
 //              whose order depends on batch size, K and type alone. Nothing depends on alignment

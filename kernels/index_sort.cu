@@ -487,8 +487,10 @@ __device__ __forceinline__ void sort_table(const IndexSortTables<I>& p) {
   if (thread == kTableThreads - 1) {
     const uint32_t count = before + uint32_t(end - start);
     // A table that does not fit shared memory takes a part of global memory. Only wrong offsets
-    // count ids twice, so that there is none left.
-    taken = count > kTableTile ? atomicAdd(&p.counters->taken, count) : 0;
+    // count ids twice, so that there is none left. A table with more ids than there are takes
+    // nothing, so that the sum of all parts does not overflow.
+    const bool takes = count > kTableTile && count <= bags.num_indices;
+    taken = takes ? atomicAdd(&p.counters->taken, count) : 0;
     num_keys = taken + uint64_t(count) <= bags.num_indices ? count : 0;
     num_counted = 0;
   }

@@ -18,8 +18,8 @@
 //                 that bags may have any lengths.
 //              4. Sums have the order and the roundings of embedding_bag.cu, dot products those of
 //                 interaction_mma.cu: the same bits as from both ops.
-// Mapping      a sample with a team of 2 warps, groups of 16 lanes:
-//                look-up    warp 0, lane l -> feature 1 + 2 l;  warp 1, lane l -> feature 2 + 2 l
+// Mapping      a sample with a team of 4 warps (of one: w is 0, and 4 is 1), groups of 16 lanes:
+//                look-up    warp w, lane l -> feature 1 + w + 4 l
 //                rows       lanes 0 .. 15  -> look-ups 0, 2, 4, 6 of the warp, 16 bytes a lane
 //                           lanes 16 .. 31 -> look-ups 1, 3, 5, 7
 //                pairs      as in interaction_mma.cu
@@ -160,6 +160,8 @@ struct Pool {
       for (uint32_t j = 0; j < kAtOnce; ++j) {
         if (is_row[j] && active) add_row(sum, loaded[j], weight[j]);
       }
+      // Leaves before `k` overflows 32 bits.
+      if (bag.count - k <= kAtOnce) break;
     }
     if (counted > 1 && feature.pooling == kMean) {
 #pragma unroll

@@ -56,7 +56,8 @@ struct HeadLossAndGrads {
   uint64_t inputs;
   // The number of samples in a part, a multiple of kSamples.
   uint64_t part_len;
-  // Set if all rows and vectors begin and end at multiples of kVectorBytes.
+  // Set if all rows and vectors, and the parts in the workspace, begin and end at multiples of
+  // kVectorBytes.
   uint32_t wide;
   // Set for the squared error of the probability, else it is the cross-entropy.
   uint32_t squared;

@@ -1096,7 +1096,8 @@ class Dlrm(nn.Module):
         else:
             indices, offsets, per_sample_weights = embeddings._inputs(features)
         vectors = self.bottom(dense)
-        if torch.is_grad_enabled():
+        # Under autocast to float16 dot products run in bfloat16, those of the fused op would not.
+        if torch.is_grad_enabled() or vectors.dtype not in (torch.float32, torch.bfloat16):
             pooled = embeddings._lookup(indices, offsets, per_sample_weights)
             pairs = interaction(vectors, pooled, pair_order=self.pair_order)
         else:

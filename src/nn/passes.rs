@@ -6,7 +6,7 @@ use super::dlrm::{Dlrm, OP, trainable, unlabelled, untrained};
 use super::layers::{Layers, StepBuffers, with_layers};
 use super::mlp::{Backward, Forward};
 use crate::dtype::Index;
-use crate::error::{Result, expect_size};
+use crate::error::{Error, Result, expect_size};
 use crate::ops::finite_check::Verdict;
 use crate::ops::index_sort::Sort;
 use crate::ops::interaction::{self, Features, FeaturesMut};
@@ -204,10 +204,13 @@ impl<D: Backend> Dlrm<D> {
                 accum,
                 workspace: D::view_mut(workspace),
             };
-            op.run(device)?;
-        });
-        *samples = rows;
-        Ok(())
+            let result = op.run(device);
+            // A bad label spoils no logit.
+            if matches!(result, Ok(()) | Err(Error::LabelOutOfRange { .. })) {
+                *samples = rows;
+            }
+            result
+        })
     }
 
     /// Computes the gradients of the top MLP without its last layer.

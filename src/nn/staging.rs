@@ -17,8 +17,8 @@ type HostBatch<'a> = BatchView<'a, Host, i64>;
 /// the other.
 ///
 /// On a backend that records ops, batches with fewer ids than the largest so far come with
-/// [slack](Bags::has_slack), so that their sizes are the same. Offsets of bags of equal length are
-/// not sent: those of a batch with one id of each feature are as many bytes as its ids.
+/// [slack](Bags::has_slack), so that their sizes are the same. A batch whose bags have one id each
+/// comes without slack, and without offsets, which would be as many bytes as its ids.
 ///
 /// A batch that does not fit together is refused before anything of it is sent, and so is one while
 /// ops are recorded ([`Error::Recording`]). After any error the last batch is still the one before.
@@ -54,10 +54,8 @@ struct Sizes {
     /// The number of ids, slack included.
     indices: usize,
     has_slack: bool,
-    /// The number of offsets, 0 for bags of equal length.
+    /// The number of offsets, 0 if every bag has one id.
     offsets: usize,
-    /// The length of the bags, if it is equal.
-    length: Option<usize>,
     has_labels: bool,
     has_weights: bool,
 }
@@ -70,7 +68,6 @@ impl Sizes {
         indices: 0,
         has_slack: false,
         offsets: 1,
-        length: None,
         has_labels: false,
         has_weights: false,
     };
@@ -79,14 +76,19 @@ impl Sizes {
     fn new<D: Backend>(batch: &HostBatch<'_>, room: usize) -> Self {
         let BatchView { dense, bags, labels } = batch;
         let num_bags = bags.offsets.num_bags(bags.num_indices()).unwrap_or(0);
-        let length = bags.offsets.equal_length();
+        // The number of such bags is that of their ids, so these come without slack.
+        let is_single = num_bags > 0 && bags.offsets.are_of_one_id();
+        let (indices, has_slack) = match (is_single, D::RECORDS) {
+            (true, _) => (num_bags, false),
+            (false, true) => (room, true),
+            (false, false) => (bags.indices.len(), bags.has_slack),
+        };
         Self {
             batch_size: dense.rows,
             num_dense: dense.cols,
-            indices: if D::RECORDS { room } else { bags.indices.len() },
-            has_slack: D::RECORDS || bags.has_slack,
-            offsets: if length.is_some() { 0 } else { num_bags + 1 },
-            length,
+            indices,
+            has_slack,
+            offsets: if is_single { 0 } else { num_bags + 1 },
             has_labels: labels.is_some(),
             has_weights: bags.per_sample_weights.is_some(),
         }
@@ -216,9 +218,10 @@ impl<D: Backend> Slot<D> {
     ) -> Result<()> {
         let transfer = &mut self.transfer;
         let BatchView { bags, labels, .. } = batch;
-        send_all::<D, _>(transfer, &bags.indices, &mut self.indices)?;
+        let sent = bags.indices.len().min(sizes.indices);
+        send_all::<D, _>(transfer, &bags.indices[..sent], &mut self.indices)?;
         let offsets = match bags.offsets.0 {
-            _ if sizes.length.is_some() => &[],
+            _ if sizes.offsets == 0 => &[],
             OffsetsOf::I64(offsets, End::Given) => offsets.as_slice(),
             _ => {
                 let ids = bags.num_indices();
@@ -233,7 +236,7 @@ impl<D: Backend> Slot<D> {
             send_all::<D, _>(transfer, labels, &mut self.labels)?;
         }
         if let Some(weights) = bags.per_sample_weights {
-            send_all::<D, _>(transfer, &weights, &mut self.weights)?;
+            send_all::<D, _>(transfer, &weights[..sent], &mut self.weights)?;
         }
         if let Some(PerGroup { tables, layers }) = values {
             send_all::<D, _>(transfer, &[tables, layers], &mut self.values)?;
@@ -244,12 +247,12 @@ impl<D: Backend> Slot<D> {
     /// Views the batch.
     fn view(&self) -> BatchView<'_, D, i64> {
         let Sizes { batch_size, num_dense, indices, has_slack, .. } = self.sizes;
-        let Sizes { offsets, length, has_labels, has_weights, .. } = self.sizes;
+        let Sizes { offsets, has_labels, has_weights, .. } = self.sizes;
         let dense = D::slice(&self.dense, 0..batch_size * num_dense);
         let ids = D::slice(&self.indices, 0..indices);
-        let mut bags = match length {
-            Some(length) => Bags::of_length(batch_size, ids, length),
-            None => Bags::new(batch_size, ids, D::slice(&self.offsets, 0..offsets)),
+        let mut bags = match offsets {
+            0 => Bags::of_length(batch_size, ids, 1),
+            _ => Bags::new(batch_size, ids, D::slice(&self.offsets, 0..offsets)),
         };
         bags.has_slack = has_slack;
         bags.per_sample_weights = has_weights.then(|| D::slice(&self.weights, 0..indices));

@@ -193,21 +193,13 @@ impl<'a, M: Memory<Address = ()>> Offsets<'a, M> {
         usize::try_from(self.value(number, num_indices)).unwrap_or(0)
     }
 
-    /// Returns the number of ids of every bag if all have as many, at least one, and the ids of the
-    /// first begin at position 0.
-    pub(crate) fn equal_length(&self) -> Option<usize> {
-        let length = with_offsets!(self, (values, end) => {
-            let length = match end {
-                End::Given => values.get(1)?.to_row()?,
-                // The last bag may have another length.
-                End::Implied => return None,
-            };
-            let is_place = |(k, offset): (usize, &_)| {
-                Index::to_i64(*offset) as u64 == k.wrapping_mul(length) as u64
-            };
-            values.iter().enumerate().all(is_place).then_some(length)?
-        }, length => length);
-        (length > 0).then_some(length)
+    /// Returns whether every bag has one id, and the first one is at position 0.
+    pub(crate) fn are_of_one_id(&self) -> bool {
+        with_offsets!(self, (values, end) => {
+            let mut numbered = values.iter().zip(0..);
+            // Without an offset for it, the last bag may have more ids.
+            end == End::Given && numbered.all(|(offset, k)| offset.to_i64() == k)
+        }, length => length == 1)
     }
 
     /// Iterates over the positions of the ids of some bags.

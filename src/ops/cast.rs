@@ -1,8 +1,8 @@
 //! Conversion of a matrix to another storage type: `to = factor * from`, where `factor` is a power
 //! of two.
 //!
-//! Layers that compute in 16 bits use it for the values that are kept in `f32`: parameters, their
-//! gradients and logits. The factor scales gradients into the range of `f16` and back
+//! Models that compute in 16 bits use it for parameters and dense features, which are kept in
+//! `f32`. The factor serves trainers that scale gradients into the range of `f16` and back
 //! (Micikevicius et al., *Mixed Precision Training*, 2018).
 //!
 //! **Numerics.** The product is computed in `f32`. It is exact unless it is outside the range of

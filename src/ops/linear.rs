@@ -399,13 +399,19 @@ impl<D: LinearOps, E: Element> Backward<'_, D, E> {
     }
 
     /// Returns the least number of bytes moved: input, output, weight and gradient are read once,
-    /// the gradients are written once.
+    /// the gradients that are asked for are written once.
     pub fn bytes_moved(&self) -> usize {
         let (m, n, k) = (self.grad_output.rows, self.weight.rows, self.weight.cols);
-        let grad_input =
-            if self.grad_input.is_some() { sum([product([m, k]), product([n, k])]) } else { 0 };
-        let elements = sum([product([m, k]), product([3, m, n]), grad_input]);
-        sum([product([elements, size_of::<E>()]), product([n, k, 4]), product([n, 4])])
+        let if_any = |is_there: bool, len: usize| if is_there { len } else { 0 };
+        // Without a bias the gradient is that of the affine map already, which is only read.
+        let (has_bias, passes) = if self.grad_bias.is_some() { (true, 3) } else { (false, 1) };
+        let grad_input = if_any(self.grad_input.is_some(), sum([product([m, k]), product([n, k])]));
+        let elements = sum([product([m, k]), product([passes, m, n]), grad_input]);
+        let biases = [if_any(has_bias, n), if_any(self.grad_bias_before.is_some(), k)];
+        sum([
+            product([elements, size_of::<E>()]),
+            product([sum([product([n, k]), sum(biases)]), 4]),
+        ])
     }
 }
 

@@ -149,7 +149,7 @@ pub struct PooledGrad<'a, D: Device, I: Index, G: Element = f32> {
     /// The gradient of the pooled output, `[batch_size, width]`; see [`TableBatch::width`].
     pub grad_output: Matrix<'a, D, G>,
     /// The loss scale: `grad_output` is the gradient of this many times the loss. It is divided
-    /// out of the sums, exactly, since it is a power of two.
+    /// out of the sums, which rounds nothing but subnormal numbers, since it is a power of two.
     pub loss_scale: f32,
     /// The sources of the maxima from the forward pass, `[batch_size, width]`. Needed if any
     /// feature is pooled by max.

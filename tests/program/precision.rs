@@ -37,7 +37,7 @@ fn models_in_16_bits_are_as_good() {
             "{precision}: {other}, but {f32} in f32"
         );
         let info = succeed(folder, &["info", &format!("runs/{precision}")]);
-        assert!(info.contains(&format!("layers in {precision}")), "{info}");
+        assert!(info.contains(&format!("precision {precision}")), "{info}");
     }
     let measured = succeed(folder, &["eval", "runs/bf16", "--json"]);
     let measured = serde_json::from_str::<Value>(&measured).unwrap()["auc"].as_f64().unwrap();

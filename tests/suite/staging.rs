@@ -11,7 +11,7 @@ backend_suite!(cuda:
     misfits_are_refused,
     the_next_step_is_that_of_a_good_batch,
     slack_of_the_host_is_kept,
-    offsets_of_bags_of_equal_length_stay_on_the_host,
+    offsets_of_bags_of_one_id_stay_on_the_host,
     a_new_staging_holds_an_empty_batch,
 );
 
@@ -57,39 +57,42 @@ fn model<B: Backend>(device: &B, pooling: Pooling) -> Dlrm<B> {
     model
 }
 
-/// Steps with bags of equal length are those with their offsets, which the device does not get:
-/// whether the host has offsets or only the length.
-fn offsets_of_bags_of_equal_length_stay_on_the_host<B: Backend>(device: &B) {
-    let offsets: Vec<i64> = (0..=8).map(|k| 3 * k).collect();
-    let ids: Vec<i64> = (0..24).map(|k| k * 5 % 6).collect();
+/// Steps with bags of one id are those with their offsets, which the device does not get, whether
+/// the host has offsets, slack behind them, or only the length.
+fn offsets_of_bags_of_one_id_stay_on_the_host<B: Backend>(device: &B) {
+    let offsets: Vec<i64> = (0..=8).collect();
+    let ids: Vec<i64> = (0..11).map(|k| k * 5 % 6).collect();
     let dense = Matrix::contiguous(&DENSE[..8], 4, 2);
     let batch = |bags| BatchView::new(dense, bags).labels(&LABELS[..4]);
-    let train = |batches: &[HostBatch<'_>], form: &str| {
-        let mut model = model(device, Pooling::Mean);
-        let mut staging = Staging::new(device).unwrap();
-        for batch in batches {
-            model.train_staged(&mut staging, *batch).unwrap();
-            assert_eq!(format!("{:?}", staging.view().bags.offsets), form);
-        }
-        state(&mut model)
-    };
-    let (given, known) = (Bags::new(4, &ids, &offsets), Bags::of_length(4, &ids, 3));
-    let got = train(&[batch(given), batch(known), batch(given)], "Offsets(bags of 3)");
+    let mut staged = model(device, Pooling::Mean);
+    let mut staging = Staging::new(device).unwrap();
+    let (given, known) = (Bags::new(4, &ids[..8], &offsets), Bags::of_length(4, &ids[..8], 1));
+    for bags in [given, known, Bags::new(4, &ids, &offsets).with_slack()] {
+        staged.train_staged(&mut staging, batch(bags)).unwrap();
+        let bags = staging.view().bags;
+        assert_eq!(format!("{:?}", bags.offsets), "Offsets(bags of 1)");
+        assert_eq!((bags.num_indices(), bags.has_slack), (8, false));
+    }
     let mut at_once = model(device, Pooling::Mean);
-    let case = (upload(device, &ids), upload(device, &offsets));
-    let (dense, labels) = (upload(device, &DENSE[..8]), upload(device, &LABELS[..4]));
+    let case = (upload(device, &ids[..8]), upload(device, &offsets));
+    let (on_device, labels) = (upload(device, &DENSE[..8]), upload(device, &LABELS[..4]));
     for _ in 0..3 {
         let bags = Bags::new(4, B::view(&case.0), B::view(&case.1));
-        let dense = Matrix::contiguous(B::view(&dense), 4, 2);
+        let dense = Matrix::contiguous(B::view(&on_device), 4, 2);
         at_once.train_step(BatchView::new(dense, bags).labels(B::view(&labels))).unwrap();
     }
-    assert_eq!(got, state(&mut at_once));
+    assert_eq!(state(&mut staged), state(&mut at_once));
 
-    // The last bag has an id less.
-    let unequal: [i64; 9] = [0, 3, 6, 9, 12, 15, 18, 21, 23];
-    let mut model = model(device, Pooling::Mean);
-    let mut staging = Staging::new(device).unwrap();
-    model.train_staged(&mut staging, batch(Bags::new(4, &ids[..23], &unequal))).unwrap();
+    // Bags of three features do not become those of two, with a surplus of ids.
+    let wider: Vec<i64> = (0..=12).collect();
+    let bags = Bags::new(4, IDS, &wider);
+    let view = staging.stage(BatchView::new(dense, bags)).unwrap();
+    let error = staged.logits(view, &mut [0.0; 4]).unwrap_err();
+    assert_eq!(argument(&error), "bags.indices");
+
+    // The last bag has an id more.
+    let unequal: [i64; 9] = [0, 1, 2, 3, 4, 5, 6, 7, 9];
+    staged.train_staged(&mut staging, batch(Bags::new(4, &ids[..9], &unequal))).unwrap();
     assert_eq!(staging.view().bags.offsets.as_i64().unwrap().len(), 9);
 }
 

@@ -471,6 +471,7 @@ impl Cuda {
         bias_parts: PtrMut<f32>,
         (mut grad_bias, accum): (ViewMut<'_, Self, f32>, Accum),
     ) -> Result<()> {
+        let bias = grad_bias.on(self)?;
         if grad.rows == 0 {
             // There is no room for parts of a batch without samples, whose sums are zeros.
             return match accum {
@@ -498,7 +499,7 @@ impl Cuda {
             output,
             grad: grad.data.on(self)?,
             bias_parts,
-            grad_bias: grad_bias.on(self)?,
+            grad_bias: bias,
             arrivals: self.inner.arrivals.of(Arrivals::BIAS_GRAD),
             output_ld: output_ld as u64,
             grad_ld: grad.ld as u64,
