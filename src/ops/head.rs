@@ -3,7 +3,7 @@
 //!
 //! The logits are `z = X w + b`, with `X` `[batch_size, K]`, `w` `[K]` and `b` a number, as of
 //! [`linear`](super::linear) with one output. [`LossAndGrads`] also computes the mean loss of the
-//! logits and `g`, its gradient times `loss_scale`, as [`loss`](super::loss) does, and from these
+//! logits and `g`, its gradient times `loss_scale`, as [`loss`] does, and from these
 //! `dL/dX = g wᵀ`, `dL/dw = Xᵀ g` and `dL/db = Σ_samples g`. Where `X` is the output of a layer
 //! with ReLU, it can go on to the gradients of that layer's affine map and bias
 //! ([`Grads::through_relu`]).
@@ -11,7 +11,7 @@
 //! `X` and its gradient are of one storage type; everything else is `f32`, but for the mean loss,
 //! which is `f64`. So logits of a model in 16 bits are never rounded to 16 bits.
 //!
-//! A label that is NaN or not in [0, 1] is treated as [`loss`](super::loss) treats it: its sample
+//! A label that is NaN or not in [0, 1] is treated as [`loss`] treats it: its sample
 //! has no loss and no gradient, and it is reported.
 //!
 //! **Numerics.** Products and sums are in `f32`, in an order that depends on the backend, but not
