@@ -154,6 +154,11 @@ impl<D: Device, E: Element> StepBuffers<D, E> {
         mlps.top.pack(device, &mut self.top, weights)
     }
 
+    /// Views the gradient of the pooled vectors, `None` before training.
+    pub(super) fn pooled_grad(&self, rows: usize) -> Option<Matrix<'_, D, E>> {
+        self.grads.as_ref().map(|grads| grads.pooled.matrix(rows))
+    }
+
     /// Drops the packed weights, as a caller must before the weights change.
     fn unpack(&mut self) {
         self.bottom.unpack();
@@ -286,11 +291,6 @@ impl<D: Backend> F32Layers<D> {
         (parameters, *dense, &mut self.buffers)
     }
 
-    /// Views the gradient of the pooled vectors, `None` before training.
-    pub(super) fn pooled_grad(&self, rows: usize) -> Option<Matrix<'_, D, f32>> {
-        self.buffers.grads.as_ref().map(|grads| grads.pooled.matrix(rows))
-    }
-
     /// Returns `None`, because there is no copy of the parameters, and drops the packed weights,
     /// because the parameters are about to change.
     pub(super) fn rounded_mut(&mut self) -> Option<ViewMut<'_, D, f32>> {
@@ -334,11 +334,6 @@ impl<D: Backend, E: Element> SixteenBitLayers<D, E> {
         dense: &Matrix<'a, D, f32>,
     ) -> BottomParts<'a, D, E> {
         (&self.parameters, self.dense.matrix(dense.rows), &mut self.buffers)
-    }
-
-    /// Views the gradient of the pooled vectors, `None` before training.
-    pub(super) fn pooled_grad(&self, rows: usize) -> Option<Matrix<'_, D, E>> {
-        self.buffers.grads.as_ref().map(|grads| grads.pooled.matrix(rows))
     }
 
     /// Returns the copy of the parameters to be overwritten, and drops the packed weights.

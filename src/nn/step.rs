@@ -143,11 +143,12 @@ impl<D: Backend> Dlrm<D> {
         let BackwardBuffers { sorted, workspace, .. } = backward;
         let rows = batch.dense.rows;
         with_layers!(layers, layers => {
+            let (_, buffers) = layers.split(&self.parameters);
             let source = PooledGrad {
                 tables: self.embedding.tables(),
                 bags: batch.bags,
                 sorted,
-                grad_output: layers.pooled_grad(rows).ok_or_else(untrained)?,
+                grad_output: buffers.pooled_grad(rows).ok_or_else(untrained)?,
                 loss_scale: self.config.precision.loss_scale(),
                 argmax: argmax.as_ref().map(|argmax| argmax.matrix(rows)),
                 max_gradient: training.optimizers.tables.max_gradient,
@@ -229,11 +230,12 @@ impl<D: Backend> Dlrm<D> {
         let rule = group.rule(training.next_step()?, schedule);
         let control = control.with_verdict(&training.verdict);
         with_layers!(layers, layers => {
+            let (_, buffers) = layers.split(&self.parameters);
             let source = PooledGrad {
                 tables,
                 bags: batch.bags,
                 sorted,
-                grad_output: layers.pooled_grad(rows).ok_or_else(untrained)?,
+                grad_output: buffers.pooled_grad(rows).ok_or_else(untrained)?,
                 loss_scale: self.config.precision.loss_scale(),
                 argmax: argmax.as_ref().map(|argmax| argmax.matrix(rows)),
                 max_gradient: group.max_gradient,
