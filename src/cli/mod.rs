@@ -11,6 +11,7 @@ mod import;
 mod info;
 mod output;
 mod predict;
+mod roofline;
 mod terminal;
 mod train;
 
@@ -40,6 +41,7 @@ Examples:
   bagdot encode runs/clothing new.csv --output rows.safetensors
                                                    write rows as the inputs of clothing.onnx
   bagdot info --memory examples/clothing.toml      print the memory that training needs
+  bagdot info --roofline mlperf                    print what a step costs a GPU at least
   bagdot generate 100000 --output clicks.tsv       write synthetic rows
 
 Exit status: 0 for success, 1 for an error, 2 for wrong arguments, 130 after Ctrl-C,

@@ -21,6 +21,7 @@ mod report;
 mod tensor_file;
 mod trainer;
 mod validate;
+mod workload;
 
 pub use config::{Config, InteractionKind, ModelConfig, PrecisionKind, Selection, TrainConfig};
 pub use error::{Result, TrainError};
@@ -35,3 +36,4 @@ pub use model_dir::{ModelDir, RunDir};
 pub use optimizer::{GroupConfig, Kind, ScheduleConfig};
 pub use record::{EpochRecord, Outcome};
 pub use trainer::{Observer, Trainer};
+pub use workload::Workload;
