@@ -1,10 +1,18 @@
 //! Encoded rows, and batches of them.
 
+use std::ops::Range;
+
+use rayon::prelude::*;
+
 use super::coverage::Coverage;
 use crate::size::filled;
 
+/// The number of ids from which on a batch is gathered by all threads of rayon's pool. A batch for
+/// a GPU has as many, and one thread would gather it for longer than the GPU computes.
+const IDS_AT_ONCE: usize = 1 << 17;
+
 /// The input of a model. A batch is meant to be filled repeatedly: once its buffers have grown,
-/// filling it allocates nothing.
+/// filling it allocates nothing but a few words for each feature.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Batch {
     /// The number of rows (B).
@@ -12,7 +20,7 @@ pub struct Batch {
     /// The dense features, row-major: `[B, num_dense]`.
     pub dense: Vec<f32>,
     /// The ids of all bags, bag after bag.
-    pub indices: Vec<i64>,
+    pub indices: Vec<u32>,
     /// The bounds of the bags in `indices`, key-major: bag `(f, b)` begins at `offsets[f * B + b]`
     /// and ends at `offsets[f * B + b + 1]`; `[F * B + 1]`.
     pub offsets: Vec<i64>,
@@ -40,6 +48,12 @@ pub(super) enum Column {
     Bags { ids: Vec<u32>, ends: Vec<usize> },
 }
 
+/// Returns the range of the ids of a row.
+fn bag(ends: &[usize], row: usize) -> Range<usize> {
+    let start = if row == 0 { 0 } else { ends[row - 1] };
+    start..ends[row]
+}
+
 impl Column {
     /// Appends a row with one id.
     pub(super) fn push(&mut self, id: u32) {
@@ -54,6 +68,42 @@ impl Column {
             Self::Bags { ids, ends } => {
                 bag(ids);
                 ends.push(ids.len());
+            }
+        }
+    }
+
+    /// Returns the number of ids of `batch_size` rows, of which `row` returns the numbers.
+    fn num_ids_of(&self, batch_size: usize, row: impl Fn(usize) -> usize) -> usize {
+        match self {
+            Self::Single(_) => batch_size,
+            Self::Bags { ends, .. } => (0..batch_size).map(|k| bag(ends, row(k)).len()).sum(),
+        }
+    }
+
+    /// Copies the ids of rows, of which `row` returns the numbers, and the ends of their bags in a
+    /// batch where the first of them begins at `first`.
+    fn gather(
+        &self,
+        row: impl Fn(usize) -> usize,
+        to: &mut [u32],
+        ends_to: &mut [i64],
+        first: usize,
+    ) {
+        match self {
+            Self::Single(ids) => {
+                for (k, (to, end)) in to.iter_mut().zip(ends_to).enumerate() {
+                    *to = ids[row(k)];
+                    *end = (first + k + 1) as i64;
+                }
+            }
+            Self::Bags { ids, ends } => {
+                let mut done = 0;
+                for (k, end) in ends_to.iter_mut().enumerate() {
+                    let of_row = &ids[bag(ends, row(k))];
+                    to[done..][..of_row.len()].copy_from_slice(of_row);
+                    done += of_row.len();
+                    *end = (first + done) as i64;
+                }
             }
         }
     }
@@ -112,7 +162,7 @@ impl Dataset {
     /// # Panics
     /// Panics if a row is not below [`Self::len`], as indexing a slice does.
     pub fn gather(&self, rows: &[u32], batch: &mut Batch) {
-        self.gather_rows(rows.iter().map(|&row| row as usize), batch);
+        self.gather_rows(rows.len(), |k| rows[k] as usize, batch);
     }
 
     /// Returns the number of occurrences of each id of a feature, for ids below `num_embeddings`.
@@ -140,36 +190,52 @@ impl Dataset {
 
     /// Fills `batch` with all rows.
     pub(super) fn gather_all(&self, batch: &mut Batch) {
-        self.gather_rows(0..self.len(), batch);
+        self.gather_rows(self.len(), |k| k, batch);
     }
 
-    fn gather_rows(&self, rows: impl ExactSizeIterator<Item = usize> + Clone, batch: &mut Batch) {
-        let Batch { batch_size, dense, indices, offsets, labels } = batch;
-        *batch_size = rows.len();
-        dense.clear();
-        indices.clear();
-        offsets.clear();
+    /// Fills `batch` with `batch_size` rows, of which `row` returns the numbers.
+    fn gather_rows(
+        &self,
+        batch_size: usize,
+        row: impl Fn(usize) -> usize + Copy + Sync,
+        batch: &mut Batch,
+    ) {
+        let Batch { dense, indices, offsets, labels, .. } = batch;
+        batch.batch_size = batch_size;
+        let lens = self.columns.iter().map(|column| column.num_ids_of(batch_size, row));
+        let lens: Vec<usize> = lens.collect();
+        let num_ids = lens.iter().sum::<usize>();
+        dense.resize(batch_size * self.num_dense, 0.0);
+        indices.resize(num_ids, 0);
+        offsets.resize(self.columns.len() * batch_size + 1, 0);
+        offsets[0] = 0;
+
+        let (mut ids, mut ends, mut first) = (&mut indices[..], &mut offsets[1..], 0);
+        let bags = self.columns.iter().zip(lens).map(|(column, len)| {
+            let (of_column, rest) = std::mem::take(&mut ids).split_at_mut(len);
+            let (ends_of_column, ends_behind) = std::mem::take(&mut ends).split_at_mut(batch_size);
+            (ids, ends) = (rest, ends_behind);
+            first += len;
+            (column, of_column, ends_of_column, first - len)
+        });
+        let bags: Vec<_> = bags.collect();
+        let gather_bags = |(column, ids, ends, first): (&Column, &mut [u32], &mut [i64], usize)| {
+            column.gather(row, ids, ends, first);
+        };
+        let gather_dense = |(k, to): (usize, &mut [f32])| {
+            to.copy_from_slice(&self.dense[row(k) * self.num_dense..][..self.num_dense]);
+        };
         labels.clear();
-        for row in rows.clone() {
-            dense.extend_from_slice(&self.dense[row * self.num_dense..(row + 1) * self.num_dense]);
-            labels.push(self.labels[row]);
-        }
-        offsets.push(0);
-        for column in &self.columns {
-            match column {
-                Column::Single(ids) => {
-                    let first = indices.len() as i64 + 1;
-                    indices.extend(rows.clone().map(|row| i64::from(ids[row])));
-                    offsets.extend(first..first + *batch_size as i64);
-                }
-                Column::Bags { ids, ends } => {
-                    for row in rows.clone() {
-                        let start = if row == 0 { 0 } else { ends[row - 1] };
-                        indices.extend(ids[start..ends[row]].iter().map(|&id| i64::from(id)));
-                        offsets.push(indices.len() as i64);
-                    }
-                }
-            }
+        labels.extend((0..batch_size).map(|k| self.labels[row(k)]));
+        let num_dense = self.num_dense.max(1);
+        if num_ids < IDS_AT_ONCE {
+            dense.chunks_exact_mut(num_dense).enumerate().for_each(gather_dense);
+            bags.into_iter().for_each(gather_bags);
+        } else {
+            rayon::join(
+                || dense.par_chunks_exact_mut(num_dense).enumerate().for_each(gather_dense),
+                || bags.into_par_iter().for_each(gather_bags),
+            );
         }
     }
 
@@ -178,5 +244,44 @@ impl Dataset {
         self.dense.clear();
         self.labels.clear();
         self.columns.iter_mut().for_each(Column::clear);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A batch so large that all threads gather it has the rows of small ones.
+    #[test]
+    fn rows_of_a_large_batch_are_those_of_small_ones() {
+        let (rows, num_dense) = (IDS_AT_ONCE / 2 + 7, 3);
+        let mut data = Dataset::new(num_dense, [false, true, false].into_iter());
+        for row in 0..rows as u32 {
+            data.dense.extend((0..3).map(|k| (row * 3 + k) as f32));
+            data.labels.push((row % 2) as f32);
+            data.columns[0].push(row);
+            data.columns[1].push_with(|| 0, |ids| ids.extend(row..row + row % 4));
+            data.columns[2].push(row ^ 1);
+        }
+        let order: Vec<u32> = (0..rows as u32).rev().collect();
+        let mut all = Batch::default();
+        data.gather(&order, &mut all);
+        assert!(all.indices.len() > IDS_AT_ONCE && all.offsets.len() == 3 * rows + 1);
+        // The buffers of a larger batch before it change nothing.
+        let mut one = all.clone();
+        for (k, &row) in order.iter().enumerate() {
+            data.gather(&[row], &mut one);
+            let bag = |batch: &Batch, bag: usize| {
+                let [start, end] = [bag, bag + 1].map(|bag| batch.offsets[bag] as usize);
+                batch.indices[start..end].to_vec()
+            };
+            for feature in 0..3 {
+                assert_eq!(bag(&all, feature * rows + k), bag(&one, feature), "row {row}");
+            }
+            assert_eq!(bag(&one, 1), Vec::from_iter(row..row + row % 4));
+            assert_eq!((&bag(&one, 0)[..], &bag(&one, 2)[..]), (&[row][..], &[row ^ 1][..]));
+            assert_eq!(all.dense[k * num_dense..][..num_dense], one.dense);
+            assert_eq!((all.labels[k], one.batch_size), (one.labels[0], 1));
+        }
     }
 }

@@ -132,3 +132,71 @@ impl StepWork {
         self.ops.iter().map(|work| gpu.predicted_seconds(work)).sum()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nn::ComputePrecision;
+    use crate::ops::{Feature, Optimizer, Pooling};
+
+    /// A step in 16 bits calls each op once where its values are, and casts nothing but the dense
+    /// features; a prediction does not write the pooled vectors.
+    #[test]
+    fn no_op_comes_twice() {
+        let (batch_size, dim, distinct_rows) = (64, 8, 50);
+        let config = DlrmConfig {
+            num_dense: 5,
+            bottom_mlp: vec![16, dim],
+            tables: vec![Table { num_embeddings: 100, embedding_dim: dim }; 3],
+            features: (0..3)
+                .map(|table| Feature { table, pooling: Pooling::Sum, padding_idx: None })
+                .collect(),
+            top_mlp: vec![24, 16, 1],
+            precision: ComputePrecision::BF16,
+            ..DlrmConfig::default()
+        };
+        let batch = BatchSizes { batch_size, num_indices: 3 * batch_size, distinct_rows };
+        let optimizers = Optimizers::same(Optimizer::Sgd, 0.1);
+        let step = StepWork::of_training(&config, optimizers, batch).unwrap();
+        let prediction = StepWork::of_prediction(&config, batch).unwrap();
+        let names = |work: &StepWork| work.ops.iter().map(|op| op.op).collect::<Vec<_>>();
+        let forward = [
+            "cast",
+            "linear_forward",
+            "linear_forward",
+            "pooled_interaction",
+            "linear_forward",
+            "linear_forward",
+        ];
+        let backward = [
+            "index_sort",
+            "head",
+            "linear_input_grad",
+            "linear_weight_grad",
+            "linear_input_grad",
+            "linear_weight_grad",
+            "interaction_backward",
+            "linear_activation_grad",
+            "linear_input_grad",
+            "linear_weight_grad",
+            "linear_weight_grad",
+            "finite_check",
+            "dense_update",
+            "sparse_update",
+        ];
+        assert_eq!(names(&step), [&forward[..], &backward].concat());
+        assert_eq!(names(&prediction), [&forward[..], &["head"]].concat());
+
+        // Rows of f32, ids of 64 bits, dense vectors, and the vector of pairs behind the dense one.
+        let read = distinct_rows * dim * 4 + 3 * batch_size * 8 + batch_size * dim * 2;
+        let interacted = batch_size * config.interaction_width() * 2;
+        let pooled = batch_size * 3 * dim * 2;
+        assert_eq!(prediction.ops[3].bytes, read + interacted);
+        assert_eq!(step.ops[3].bytes, read + interacted + pooled);
+        // SGD reads and writes rows; the order has a place and a bag for each id, and 12 bytes for
+        // each row.
+        let order = 3 * batch_size * 8 + distinct_rows * 12;
+        let Some(update) = step.ops.last() else { panic!("no op") };
+        assert_eq!(update.bytes, 2 * distinct_rows * dim * 4 + pooled + order);
+    }
+}

@@ -57,7 +57,7 @@ mod tests {
         };
         let features = [feature(false), feature(true)];
         let (batch_size, bag) = (2, 500);
-        let indices: Vec<i64> = (0..2 + 2 * bag).collect();
+        let indices: Vec<u32> = (0..2 + 2 * bag as u32).collect();
         let batch = Batch {
             batch_size,
             indices,
@@ -88,8 +88,8 @@ mod tests {
         let middle = after.offsets[3] as usize;
         assert!(
             after.indices.is_sorted()
-                && after.indices[middle - 1] < 2 + bag
-                && after.indices[middle] >= 2 + bag
+                && after.indices[middle - 1] < 2 + bag as u32
+                && after.indices[middle] >= 2 + bag as u32
         );
         assert_eq!(dropped(1), (after.clone(), weights));
         assert_ne!(dropped(2).0, after);

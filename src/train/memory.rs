@@ -41,6 +41,7 @@ pub(super) fn plan_memory<D: Backend>(
         has_weights: config.bag_dropout() > 0.0,
         batch_size,
         num_indices,
+        id_bytes: size_of::<u32>(),
     };
     Ok(MemoryPlan::new(device, needs)?.of_members(settings.members))
 }

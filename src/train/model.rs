@@ -23,7 +23,7 @@ const BATCH_SIZE: usize = 2048;
 pub(super) struct Scorer<D: Backend> {
     pub(super) members: Vec<Dlrm<D>>,
     device: D,
-    staging: Staging<D>,
+    staging: Staging<D, u32>,
     pending: PendingResults<D>,
     probabilities: Vec<f32>,
     sum: Vec<f32>,
@@ -193,7 +193,7 @@ fn view<'a>(
     batch: &'a Batch,
     num_dense: usize,
     weights: Option<&'a [f32]>,
-) -> BatchView<'a, Host, i64> {
+) -> BatchView<'a, Host, u32> {
     let mut bags = Bags::new(batch.batch_size, &batch.indices, &batch.offsets);
     bags.per_sample_weights = weights.map(View::from);
     BatchView {

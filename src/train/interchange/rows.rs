@@ -91,7 +91,7 @@ impl EncodedRows {
             let [first, .., last] = *bounds else { continue };
             let start = feature.values.len() as i64;
             let ids = batch.indices.get(first as usize..last as usize).unwrap_or_default();
-            append(&mut feature.values, ids.iter().copied())?;
+            append(&mut feature.values, ids.iter().copied().map(i64::from))?;
             append(&mut feature.offsets, bounds[1..].iter().map(|end| end - first + start))?;
         }
         Ok(())
