@@ -5,7 +5,8 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::coverage::Coverage;
-use crate::size::filled;
+use super::encoder::EncodedFeature;
+use crate::size::{filled, product};
 
 /// The number of ids from which on a batch is gathered by all threads of rayon's pool. A batch for
 /// a GPU has as many, and one thread would gather it for longer than the GPU computes.
@@ -24,6 +25,8 @@ pub struct Batch {
     /// The bounds of the bags in `indices`, key-major: bag `(f, b)` begins at `offsets[f * B + b]`
     /// and ends at `offsets[f * B + b + 1]`; `[F * B + 1]`.
     pub offsets: Vec<i64>,
+    /// The factor of each id, as long as `indices`; empty if all are 1.
+    pub weights: Vec<f32>,
     /// The labels, 0 or 1; NaN where there is none: `[B]`.
     pub labels: Vec<f32>,
 }
@@ -46,12 +49,22 @@ pub(super) enum Column {
     Single(Vec<u32>),
     /// A bag of ids per row: row `r` has `ids[ends[r - 1]..ends[r]]`.
     Bags { ids: Vec<u32>, ends: Vec<usize> },
+    /// A place between two neighbouring ids per row, which is their bag. The whole part of the
+    /// position is the first id, at most `last_first`, and the rest is the factor of the second.
+    Positions { positions: Vec<f32>, last_first: u32 },
 }
 
 /// Returns the range of the ids of a row.
 fn bag(ends: &[usize], row: usize) -> Range<usize> {
     let start = if row == 0 { 0 } else { ends[row - 1] };
     start..ends[row]
+}
+
+/// Takes the first `len` elements of a slice off.
+fn split_off<'a, T>(slice: &mut &'a mut [T], len: usize) -> &'a mut [T] {
+    let (first, rest) = std::mem::take(slice).split_at_mut(len);
+    *slice = rest;
+    first
 }
 
 impl Column {
@@ -69,6 +82,8 @@ impl Column {
                 bag(ids);
                 ends.push(ids.len());
             }
+            // The encoder appends positions itself.
+            Self::Positions { .. } => {}
         }
     }
 
@@ -76,6 +91,7 @@ impl Column {
     fn num_ids_of(&self, batch_size: usize, row: impl Fn(usize) -> usize) -> usize {
         match self {
             Self::Single(_) => batch_size,
+            Self::Positions { .. } => product([2, batch_size]),
             Self::Bags { ends, .. } => (0..batch_size).map(|k| bag(ends, row(k)).len()).sum(),
         }
     }
@@ -86,9 +102,13 @@ impl Column {
         &self,
         row: impl Fn(usize) -> usize,
         to: &mut [u32],
+        weights: &mut [f32],
         ends_to: &mut [i64],
         first: usize,
     ) {
+        if !matches!(self, Self::Positions { .. }) {
+            weights.fill(1.0);
+        }
         match self {
             Self::Single(ids) => {
                 for (k, (to, end)) in to.iter_mut().zip(ends_to).enumerate() {
@@ -105,6 +125,17 @@ impl Column {
                     *end = (first + done) as i64;
                 }
             }
+            Self::Positions { positions, last_first } => {
+                let pairs = to.chunks_exact_mut(2).zip(weights.chunks_exact_mut(2));
+                for (k, ((to, weights), end)) in pairs.zip(ends_to).enumerate() {
+                    let position = positions[row(k)];
+                    let id = (position as u32).min(*last_first);
+                    let share = position - id as f32;
+                    to.copy_from_slice(&[id, id + 1]);
+                    weights.copy_from_slice(&[1.0 - share, share]);
+                    *end = (first + 2 * (k + 1)) as i64;
+                }
+            }
         }
     }
 
@@ -115,18 +146,25 @@ impl Column {
                 ids.clear();
                 ends.clear();
             }
+            Self::Positions { positions, .. } => positions.clear(),
         }
     }
 }
 
 impl Dataset {
-    /// Makes an empty dataset; `has_bags` tells for each feature whether its rows have bags.
-    pub(super) fn new(num_dense: usize, has_bags: impl Iterator<Item = bool>) -> Self {
-        let column = |bags| match bags {
-            true => Column::Bags { ids: Vec::new(), ends: Vec::new() },
-            false => Column::Single(Vec::new()),
+    /// Makes an empty dataset of these features.
+    pub(super) fn new(num_dense: usize, features: &[EncodedFeature]) -> Self {
+        let column = |feature: &EncodedFeature| {
+            if feature.interpolated {
+                let last_first = feature.num_embeddings.saturating_sub(2) as u32;
+                Column::Positions { positions: Vec::new(), last_first }
+            } else if feature.multi_valued {
+                Column::Bags { ids: Vec::new(), ends: Vec::new() }
+            } else {
+                Column::Single(Vec::new())
+            }
         };
-        let columns = has_bags.map(column).collect();
+        let columns = features.iter().map(column).collect();
         Self {
             num_dense,
             dense: Vec::new(),
@@ -174,10 +212,19 @@ impl Dataset {
     /// Panics if there is no such feature, as indexing a slice does.
     pub fn id_counts(&self, feature: usize, num_embeddings: usize) -> crate::Result<Vec<u32>> {
         let mut counts = filled(num_embeddings, 0)?;
-        let (Column::Single(ids) | Column::Bags { ids, .. }) = &self.columns[feature];
-        for &id in ids {
+        let mut count = |id: u32| {
             if let Some(count) = counts.get_mut(id as usize) {
                 *count += 1;
+            }
+        };
+        match &self.columns[feature] {
+            Column::Single(ids) | Column::Bags { ids, .. } => ids.iter().copied().for_each(count),
+            Column::Positions { positions, last_first } => {
+                for &position in positions {
+                    let id = (position as u32).min(*last_first);
+                    count(id);
+                    count(id + 1);
+                }
             }
         }
         Ok(counts)
@@ -185,7 +232,11 @@ impl Dataset {
 
     /// Returns the number of ids of all features and rows.
     pub fn num_ids(&self) -> usize {
-        self.columns.iter().map(|(Column::Single(ids) | Column::Bags { ids, .. })| ids.len()).sum()
+        let of_column = |column: &Column| match column {
+            Column::Single(ids) | Column::Bags { ids, .. } => ids.len(),
+            Column::Positions { positions, .. } => product([2, positions.len()]),
+        };
+        self.columns.iter().map(of_column).sum()
     }
 
     /// Fills `batch` with all rows.
@@ -200,7 +251,7 @@ impl Dataset {
         row: impl Fn(usize) -> usize + Copy + Sync,
         batch: &mut Batch,
     ) {
-        let Batch { dense, indices, offsets, labels, .. } = batch;
+        let Batch { dense, indices, offsets, weights, labels, .. } = batch;
         batch.batch_size = batch_size;
         let lens = self.columns.iter().map(|column| column.num_ids_of(batch_size, row));
         let lens: Vec<usize> = lens.collect();
@@ -209,18 +260,22 @@ impl Dataset {
         indices.resize(num_ids, 0);
         offsets.resize(self.columns.len() * batch_size + 1, 0);
         offsets[0] = 0;
+        let is_weighted = self.columns.iter().any(|c| matches!(c, Column::Positions { .. }));
+        weights.resize(if is_weighted { num_ids } else { 0 }, 1.0);
 
         let (mut ids, mut ends, mut first) = (&mut indices[..], &mut offsets[1..], 0);
-        let bags = self.columns.iter().zip(lens).map(|(column, len)| {
-            let (of_column, rest) = std::mem::take(&mut ids).split_at_mut(len);
-            let (ends_of_column, ends_behind) = std::mem::take(&mut ends).split_at_mut(batch_size);
-            (ids, ends) = (rest, ends_behind);
+        let mut weights = &mut weights[..];
+        let mut bags = Vec::with_capacity(self.columns.len());
+        for (column, len) in self.columns.iter().zip(lens) {
+            let of_column = split_off(&mut ids, len);
+            let weights_of_column = split_off(&mut weights, if is_weighted { len } else { 0 });
+            let ends_of_column = split_off(&mut ends, batch_size);
+            bags.push((column, of_column, weights_of_column, ends_of_column, first));
             first += len;
-            (column, of_column, ends_of_column, first - len)
-        });
-        let bags: Vec<_> = bags.collect();
-        let gather_bags = |(column, ids, ends, first): (&Column, &mut [u32], &mut [i64], usize)| {
-            column.gather(row, ids, ends, first);
+        }
+        type Bags<'a> = (&'a Column, &'a mut [u32], &'a mut [f32], &'a mut [i64], usize);
+        let gather_bags = |(column, ids, weights, ends, first): Bags<'_>| {
+            column.gather(row, ids, weights, ends, first);
         };
         let gather_dense = |(k, to): (usize, &mut [f32])| {
             to.copy_from_slice(&self.dense[row(k) * self.num_dense..][..self.num_dense]);
@@ -250,23 +305,35 @@ impl Dataset {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ops::Pooling;
 
     /// A batch so large that all threads gather it has the rows of small ones.
     #[test]
     fn rows_of_a_large_batch_are_those_of_small_ones() {
         let (rows, num_dense) = (IDS_AT_ONCE / 2 + 7, 3);
-        let mut data = Dataset::new(num_dense, [false, true, false].into_iter());
+        let feature = |multi_valued, interpolated| EncodedFeature {
+            name: String::new(),
+            num_embeddings: rows,
+            pooling: Pooling::Sum,
+            multi_valued,
+            interpolated,
+        };
+        let features = [feature(false, false), feature(true, false), feature(false, true)];
+        let mut data = Dataset::new(num_dense, &features);
         for row in 0..rows as u32 {
             data.dense.extend((0..3).map(|k| (row * 3 + k) as f32));
             data.labels.push((row % 2) as f32);
             data.columns[0].push(row);
             data.columns[1].push_with(|| 0, |ids| ids.extend(row..row + row % 4));
-            data.columns[2].push(row ^ 1);
+            if let Column::Positions { positions, .. } = &mut data.columns[2] {
+                positions.push((row % 1000) as f32 + 0.25);
+            }
         }
         let order: Vec<u32> = (0..rows as u32).rev().collect();
         let mut all = Batch::default();
         data.gather(&order, &mut all);
         assert!(all.indices.len() > IDS_AT_ONCE && all.offsets.len() == 3 * rows + 1);
+        assert_eq!(all.weights.len(), all.indices.len());
         // The buffers of a larger batch before it change nothing.
         let mut one = all.clone();
         for (k, &row) in order.iter().enumerate() {
@@ -279,7 +346,13 @@ mod tests {
                 assert_eq!(bag(&all, feature * rows + k), bag(&one, feature), "row {row}");
             }
             assert_eq!(bag(&one, 1), Vec::from_iter(row..row + row % 4));
-            assert_eq!((&bag(&one, 0)[..], &bag(&one, 2)[..]), (&[row][..], &[row ^ 1][..]));
+            assert_eq!(bag(&one, 0), [row]);
+            assert_eq!(bag(&one, 2), [row % 1000, row % 1000 + 1]);
+            let [start, end] =
+                [2 * rows + k, 2 * rows + k + 1].map(|bag| all.offsets[bag] as usize);
+            assert_eq!(all.weights[start..end], [0.75, 0.25]);
+            assert_eq!(one.weights[..1], [1.0]);
+            assert_eq!(one.weights[one.weights.len() - 2..], [0.75, 0.25]);
             assert_eq!(all.dense[k * num_dense..][..num_dense], one.dense);
             assert_eq!((all.labels[k], one.batch_size), (one.labels[0], 1));
         }

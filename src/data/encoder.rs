@@ -24,8 +24,13 @@ pub struct EncodedFeature {
     pub num_embeddings: usize,
     /// The function that reduces the rows of a bag to one vector.
     pub pooling: Pooling,
-    /// Set if a row of data may have any number of ids; otherwise it has one.
+    /// Set if a row of data may have any number of ids; otherwise it has one, or two that are
+    /// neighbours.
     pub multi_valued: bool,
+    /// Set if the feature is a number between knots: a row of data has two ids, the second one more
+    /// than the first, whose factors add up to 1.
+    #[serde(default)]
+    pub interpolated: bool,
 }
 
 /// Everything learned from the training rows, with the settings and side tables that it needs to
@@ -80,7 +85,7 @@ impl Encoder {
     }
 
     /// Returns the sparse features: the categorical columns in the order of the settings, then the
-    /// bins of dense ones.
+    /// bins of dense ones, then their knots.
     pub fn features(&self) -> &[EncodedFeature] {
         &self.features
     }
@@ -136,14 +141,11 @@ impl Encoder {
 
     /// Returns an empty dataset for rows of this encoder.
     pub(super) fn dataset(&self) -> Dataset {
-        let categorical =
-            self.config.categorical.iter().map(|categorical| categorical.separator.is_some());
-        let bins = self.config.dense.iter().filter(|dense| dense.bins > 0).map(|_| false);
-        Dataset::new(self.num_dense(), categorical.chain(bins))
+        Dataset::new(self.num_dense(), &self.features)
     }
 }
 
-/// Returns the features of the columns: categorical ones, then bins.
+/// Returns the features of the columns: categorical ones, then bins, then knots.
 pub(super) fn features_of(
     config: &DataConfig,
     dense: &[DenseEncoding],
@@ -155,6 +157,7 @@ pub(super) fn features_of(
             num_embeddings: encoding.num_embeddings(),
             pooling: config.pooling,
             multi_valued: config.separator.is_some(),
+            interpolated: false,
         });
     let binned = config.dense.iter().zip(dense).filter(|(config, _)| config.bins > 0);
     let bins = binned.map(|(config, encoding)| EncodedFeature {
@@ -162,8 +165,17 @@ pub(super) fn features_of(
         num_embeddings: encoding.num_bin_rows(),
         pooling: Pooling::Sum,
         multi_valued: false,
+        interpolated: false,
     });
-    let mut features: Vec<EncodedFeature> = categorical.chain(bins).collect();
+    let interpolated = config.dense.iter().zip(dense).filter(|(config, _)| config.knots > 0);
+    let knots = interpolated.map(|(config, encoding)| EncodedFeature {
+        name: format!("{}.knots", config.column),
+        num_embeddings: encoding.num_knot_rows(),
+        pooling: Pooling::Sum,
+        multi_valued: false,
+        interpolated: true,
+    });
+    let mut features: Vec<EncodedFeature> = categorical.chain(bins).chain(knots).collect();
     let mut taken = HashSet::new();
     for feature in &mut features {
         let column = feature.name.clone();

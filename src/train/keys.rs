@@ -115,6 +115,7 @@ const DENSE_COLUMN: &[Key] = &[
     key("transform", OneOrMany(&TRANSFORM), "transform = \"zscore\""),
     key("missing", Either(&[Choice(&["mean", "zero", "error"]), Number]), "missing = \"mean\""),
     key("bins", U64, "bins = 64"),
+    key("knots", U64, "knots = 64"),
     key("count", Switch, "count = true"),
 ];
 

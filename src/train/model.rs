@@ -27,7 +27,6 @@ pub(super) struct Scorer<D: Backend> {
     pending: PendingResults<D>,
     probabilities: Vec<f32>,
     sum: Vec<f32>,
-    weights: Vec<f32>,
 }
 
 /// Returns the prefix of the names of a member's tensors.
@@ -61,9 +60,9 @@ impl<D: Backend> Scorer<D> {
             Ok(Dlrm::new(device.clone(), dlrm.clone(), member_seed(config.train.seed, member))?)
         };
         let members = (0..config.train.members).map(member).collect::<Result<_>>()?;
-        let (probabilities, sum, weights) = (Vec::new(), Vec::new(), Vec::new());
+        let (probabilities, sum) = (Vec::new(), Vec::new());
         let (staging, pending) = (Staging::new(&device)?, PendingResults::new(&device)?);
-        Ok(Self { members, device, staging, pending, probabilities, sum, weights })
+        Ok(Self { members, device, staging, pending, probabilities, sum })
     }
 
     /// Calls a function for every member.
@@ -112,11 +111,10 @@ impl<D: Backend> Scorer<D> {
     ) -> Result<()> {
         let members = self.members.len();
         let model = &mut self.members[member];
-        let weights = dropout.map(|dropout| {
-            dropout.apply(batch, &mut self.weights, model.step() + 1);
-            self.weights.as_slice()
-        });
-        model.train_staged(&mut self.staging, view(batch, model.config().num_dense, weights))?;
+        if let Some(dropout) = dropout {
+            dropout.apply(batch, model.step() + 1);
+        }
+        model.train_staged(&mut self.staging, view(batch, model.config().num_dense))?;
         self.pending.note(model, (member, members), &batch.labels)
     }
 
@@ -141,7 +139,7 @@ impl<D: Backend> Scorer<D> {
         let Some(num_dense) = self.members.first().map(|model| model.config().num_dense) else {
             return Ok(&self.sum);
         };
-        let staged = self.staging.stage(view(batch, num_dense, None))?;
+        let staged = self.staging.stage(view(batch, num_dense))?;
         for model in &mut self.members {
             model.predict(staged, &mut self.probabilities)?;
             self.sum.iter_mut().zip(&self.probabilities).for_each(|(sum, p)| *sum += p);
@@ -162,7 +160,7 @@ impl<D: Backend> Scorer<D> {
             labels.extend_from_slice(&batch.labels);
             for (k, model) in self.members.iter_mut().enumerate() {
                 let staged = match k {
-                    0 => self.staging.stage(view(batch, model.config().num_dense, None))?,
+                    0 => self.staging.stage(view(batch, model.config().num_dense))?,
                     _ => self.staging.view(),
                 };
                 model.logits_on_device(
@@ -188,14 +186,10 @@ fn mean(sum: &mut [f32], members: usize) {
     sum.iter_mut().for_each(|sum| *sum /= members as f32);
 }
 
-/// Returns a batch as the engine's view, with an optional factor for every id.
-fn view<'a>(
-    batch: &'a Batch,
-    num_dense: usize,
-    weights: Option<&'a [f32]>,
-) -> BatchView<'a, Host, u32> {
+/// Returns a batch as the engine's view.
+fn view(batch: &Batch, num_dense: usize) -> BatchView<'_, Host, u32> {
     let mut bags = Bags::new(batch.batch_size, &batch.indices, &batch.offsets);
-    bags.per_sample_weights = weights.map(View::from);
+    bags.per_sample_weights = Some(&batch.weights).filter(|w| !w.is_empty()).map(View::from);
     BatchView {
         dense: Matrix::contiguous(&batch.dense, batch.batch_size, num_dense),
         bags,
