@@ -7,6 +7,7 @@ mod error;
 mod eval;
 mod export;
 mod generate;
+mod help;
 mod import;
 mod info;
 mod output;
@@ -23,6 +24,7 @@ use self::error::CliError;
 /// Train, evaluate and serve deep-learning recommendation models (DLRM) on click data.
 #[derive(Parser)]
 #[command(name = "bagdot", version, arg_required_else_help = true, after_help = AFTER_HELP)]
+#[command(disable_help_subcommand = true)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -41,6 +43,9 @@ Examples:
                                                    write rows as the inputs of clothing.onnx
   bagdot info --memory examples/clothing.toml      print the memory that training needs
   bagdot generate 100000 --output clicks.tsv       write synthetic rows
+  bagdot help config                               list every key of a configuration
+  bagdot help config data.dense.missing            explain one key
+  bagdot help numbers                              explain the numbers that are printed
 
 Exit status: 0 for success, 1 for an error, 2 for wrong arguments, 130 after Ctrl-C,
 128 plus its number after another signal.";
@@ -55,6 +60,7 @@ enum Command {
     Encode(encode::Encode),
     Info(info::Info),
     Generate(generate::Generate),
+    Help(help::Help),
 }
 
 /// Runs the program with the arguments of the process.
@@ -70,6 +76,7 @@ pub fn main() -> ExitCode {
         Command::Encode(command) => command.run(),
         Command::Info(command) => command.run(),
         Command::Generate(command) => command.run(),
+        Command::Help(command) => command.run(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -297,6 +297,20 @@ impl Config {
         config.validate()?;
         Ok(config)
     }
+
+    /// Returns the reference of all keys of a configuration file, or of those that `key` names: by
+    /// a path such as `data.dense.missing`, or by its end, such as `missing`.
+    ///
+    /// # Errors
+    /// Returns a message with the nearest key if there is no such key.
+    pub fn reference(key: Option<&str>) -> Result<String, String> {
+        keys::reference(key)
+    }
+
+    /// Returns the JSON schema of configuration files, for editors.
+    pub fn schema() -> String {
+        keys::schema()
+    }
 }
 
 /// Explains an error in the words of configurations, with line and column.

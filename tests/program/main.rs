@@ -10,6 +10,7 @@ mod common;
 #[cfg(target_os = "linux")]
 mod crash;
 mod files;
+mod help;
 mod hostile;
 mod interchange;
 mod precision;
