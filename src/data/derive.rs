@@ -4,7 +4,7 @@ use regex::{Regex, RegexBuilder};
 
 use super::config;
 use super::error::{DataError, Place, Result};
-use super::number;
+use super::number::{self, Notation};
 
 /// The largest size of a compiled expression, so that a stored encoder cannot exhaust the memory.
 const MAX_PATTERN_BYTES: usize = 1 << 20;
@@ -23,15 +23,18 @@ pub(crate) struct Derived {
     pattern: Regex,
     bucket: Option<f64>,
     from: String,
+    notation: Notation,
 }
 
 impl Derived {
-    pub(crate) fn new(config: &config::Derive) -> Result<Self> {
+    /// `notation` is that of the numbers in the data files.
+    pub(crate) fn new(config: &config::Derive, notation: Notation) -> Result<Self> {
         let fault = |reason| DataError::config("derive.pattern", reason);
         Ok(Self {
             pattern: compile(&config.pattern).map_err(fault)?,
             bucket: config.bucket,
             from: config.from.join(" "),
+            notation,
         })
     }
 
@@ -52,7 +55,9 @@ impl Derived {
         }
         const REASON: &str =
             "in which the pattern finds no number: correct the pattern, or remove bucket";
-        *value = number::bucket(group.as_str(), bucket)
+        let plain = self.notation.plain(group.as_str());
+        *value = plain
+            .and_then(|number| number::bucket(&number, bucket))
             .ok_or_else(|| place.number(&self.from, text, REASON))?;
         Ok(())
     }
@@ -70,7 +75,11 @@ mod tests {
             bucket,
         };
         let mut value = String::from("old");
-        Derived::new(&config)?.derive(text, Place { file: "f", line: 3 }, &mut value)?;
+        Derived::new(&config, Notation::PLAIN)?.derive(
+            text,
+            Place { file: "f", line: 3 },
+            &mut value,
+        )?;
         Ok(value)
     }
 

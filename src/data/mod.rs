@@ -60,6 +60,7 @@ mod meter;
 mod note;
 mod number;
 mod part;
+mod patterns;
 mod peek;
 mod row_encoder;
 mod rows;
@@ -73,6 +74,7 @@ mod synthetic;
 mod unknown_share;
 mod unpack;
 mod validate;
+mod wildcard;
 
 pub use config::{
     Categorical, Criteo, DataConfig, Dense, Derive, Format, Join, JoinOn, Missing, Split,
@@ -93,3 +95,5 @@ pub use splits::Splits;
 pub use stream::{LabelUse, ReadReport, RowStream};
 pub use synthetic::{IdDistribution, Synthetic};
 pub use unknown_share::UnknownShare;
+#[cfg(feature = "cli")]
+pub(crate) use wildcard::find_files;

@@ -118,8 +118,9 @@ const DATA: &[Key] = &[
         OneOrMany(&Text),
         Words("must be there"),
         "train = \"clicks.csv\"",
-        "The files, read in this order. Relative paths count from the folder of the configuration \
-         file.",
+        "The files, read in this order: paths, folders, and patterns such as `clicks/2024-*.csv`, \
+         whose files are sorted by name. The order of the columns may differ between files. \
+         Relative paths count from the folder of the configuration file.",
     ),
     key(
         "validation",
@@ -141,6 +142,37 @@ const DATA: &[Key] = &[
         Words("`,`; between tabs with `format = \"criteo\"`"),
         "delimiter = \";\"",
         "The character between the fields of a delimited file: one ASCII character.",
+    ),
+    key(
+        "header",
+        OneOrMany(&Text),
+        Words("the first line of each file"),
+        "header = [\"time\", \"shop\", \"clicked\"]",
+        "The names of the columns, of files that have none in their first line.",
+    ),
+    key(
+        "missing_values",
+        OneOrMany(&Text),
+        Words("none: only an empty field is missing"),
+        "missing_values = [\"NA\", \"?\", \"\\\\N\"]",
+        "The texts that mark a missing value in any column, besides the empty text. They are \
+         compared with whole fields, and not with the values of a list.",
+    ),
+    key(
+        "decimal",
+        Character,
+        Value("\".\""),
+        "decimal = \",\"",
+        "The character between the whole and the fraction of numbers, `.` or `,`. Numbers in the \
+         configuration always have a point.",
+    ),
+    key(
+        "thousands",
+        Character,
+        NONE,
+        "thousands = \".\"",
+        "The character between groups of digits of large numbers, such as `,`, `.`, `_`, an \
+         apostrophe or a blank.",
     ),
     key(
         "trim",
@@ -329,10 +361,28 @@ const DERIVE: &[Key] = &[
     ),
 ];
 
+const COLUMN: Key = key(
+    "column",
+    Text,
+    Words("must be there, or `columns`"),
+    "column = \"age\"",
+    "The name of the column.",
+);
+const COLUMNS: Key = key(
+    "columns",
+    OneOrMany(&Text),
+    Words("must be there, or `column`"),
+    "columns = [\"genre_*\", \"x1\"]",
+    "Several columns with the same settings: names, and patterns in which `*` stands for any text. \
+     A pattern takes the columns that its list does not name, but never the label; `\"*\"` alone \
+     takes every column that no other setting names or matches.",
+);
+
 const TRANSFORM: Kind = Choice(&["none", "log1p", "signed_log1p", "zscore", "quantile"]);
 
 const DENSE_COLUMN: &[Key] = &[
-    key("column", Text, Words("must be there"), "column = \"age\"", "The name of the column."),
+    COLUMN,
+    COLUMNS,
     key(
         "transform",
         OneOrMany(&TRANSFORM),
@@ -370,7 +420,8 @@ const DENSE_COLUMN: &[Key] = &[
 ];
 
 const CATEGORICAL: &[Key] = &[
-    required("column", Text, "column = \"shop\"", "The name of the column."),
+    COLUMN,
+    COLUMNS,
     key(
         "separator",
         Text,

@@ -295,6 +295,7 @@ fn the_first_fault_says_what_is_right() {
 fn resolved(file: &str) -> String {
     let mut config: Config = toml::from_str(file).unwrap_or_else(|error| panic!("{error}\n{file}"));
     let dialect = config.data.dialect();
+    config.data.decimal = Some(config.data.notation().decimal);
     config.data.trim = Some(dialect.trim);
     config.data.max_field_bytes = Some(dialect.max_field_bytes);
     config.data = config.data.with_defaults();
