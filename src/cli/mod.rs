@@ -10,6 +10,7 @@ mod generate;
 mod help;
 mod import;
 mod info;
+mod init;
 mod output;
 mod predict;
 mod terminal;
@@ -32,6 +33,8 @@ struct Arguments {
 
 const AFTER_HELP: &str = "\
 Examples:
+  bagdot init clicks.csv --label clicked           write a configuration for a file
+  bagdot train clicks.csv --label clicked          train with that configuration
   bagdot train examples/clothing.toml              train, and keep the model in runs/clothing
   bagdot train examples/clothing.toml --resume     go on after Ctrl-C
   bagdot eval runs/clothing                        measure it on the test rows
@@ -52,6 +55,7 @@ Exit status: 0 for success, 1 for an error, 2 for wrong arguments, 130 after Ctr
 
 #[derive(Subcommand)]
 enum Command {
+    Init(init::Init),
     Train(train::Train),
     Eval(eval::Eval),
     Predict(predict::Predict),
@@ -68,6 +72,7 @@ pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
     terminal::log_to_stderr();
     let result = match &arguments.command {
+        Command::Init(command) => command.run(),
         Command::Train(command) => command.run(),
         Command::Eval(command) => command.run(),
         Command::Predict(command) => command.run(),

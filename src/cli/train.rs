@@ -4,10 +4,14 @@ use std::path::{Path, PathBuf};
 
 use super::device::{Common, on_device};
 use super::error::{CliError, CliResult};
-use super::terminal::{Bar, Signals, metrics_line, print_line};
+use super::init::{Syntax, draft};
+use super::terminal::{Bar, Signals, metrics_line, print_line, say};
 use crate::data::{Encoder, Note, Part, Splits};
 use crate::ops::{Backend, Loss};
 use crate::train::{Config, EpochRecord, Observer, Outcome, RunDir, TrainError, Trainer};
+
+/// The ends of the names of data files, which are no configurations.
+const DATA_NAMES: [&str; 7] = [".csv", ".tsv", ".txt", ".data", ".gz", ".zst", ".psv"];
 
 /// Train a model by a configuration file, and measure it on the test rows.
 ///
@@ -16,8 +20,13 @@ use crate::train::{Config, EpochRecord, Observer, Outcome, RunDir, TrainError, T
 /// the new one is over. It is then kept beside it as DIR~1, DIR~2, ….
 #[derive(clap::Args, Debug)]
 pub(super) struct Train {
-    /// The configuration of data, model and training; see examples/
+    /// The configuration of data, model and training, as `bagdot init` writes it; see examples/.
+    /// With --label, a file of data
     config: PathBuf,
+    /// Train on a file of data, with the configuration that `bagdot init` would write for this
+    /// label
+    #[arg(long, value_name = "COLUMN")]
+    label: Option<String>,
     /// The model directory [default: runs/NAME, with the NAME of the configuration file]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
@@ -43,7 +52,7 @@ pub(super) struct Train {
 
 impl Train {
     pub(super) fn run(&self) -> CliResult {
-        let (mut config, folder) = Config::load(&self.config)?;
+        let (mut config, folder) = self.config()?;
         let train = &mut config.train;
         train.seed = self.seed.unwrap_or(train.seed);
         train.epochs = self.epochs.unwrap_or(train.epochs);
@@ -52,6 +61,33 @@ impl Train {
             return Err(CliError::Usage("--epochs and --batch-size must be 1 or more".into()));
         }
         on_device!(self.common, device => self.train(device, config, &folder))
+    }
+
+    /// Reads the configuration, or drafts one for a file of data.
+    fn config(&self) -> Result<(Config, PathBuf), CliError> {
+        let Some(label) = &self.label else {
+            let is_data = || {
+                let name = self.config.file_name().unwrap_or_default().to_string_lossy();
+                DATA_NAMES.iter().any(|end| name.to_lowercase().ends_with(end))
+            };
+            return Config::load(&self.config).map_err(|error| match error {
+                TrainError::Config { path, .. } if is_data() => CliError::Usage(format!(
+                    "{path} is no configuration: to train on a file of data, name the column to \
+                     predict with --label, or write a configuration with bagdot init",
+                    path = path.display()
+                )),
+                error => error.into(),
+            });
+        };
+        let folder = PathBuf::from(".");
+        let data = std::slice::from_ref(&self.config);
+        let draft = draft(data, Some(label), Syntax::default(), &folder, self.common.quiet)?;
+        if !self.common.quiet {
+            say(&draft.summary);
+        }
+        let mut config = Config::parse(&draft.text).map_err(CliError::Usage)?;
+        config.data.find_files(&folder)?;
+        Ok((config, folder))
     }
 
     fn train<D: Backend>(&self, device: D, config: Config, folder: &Path) -> CliResult {

@@ -62,6 +62,8 @@ mod number;
 mod part;
 mod patterns;
 mod peek;
+#[cfg(feature = "cli")]
+mod profile;
 mod row_encoder;
 mod rows;
 mod shown;
@@ -76,6 +78,10 @@ mod unpack;
 mod validate;
 mod wildcard;
 
+#[cfg(feature = "cli")]
+pub(crate) use self::{
+    error::Place, label::Label, number::Notation, profile::*, shown::percent, wildcard::find_files,
+};
 pub use config::{
     Categorical, Criteo, DataConfig, Dense, Derive, Format, Join, JoinOn, Missing, Split,
     Transform, Unknown,
@@ -95,5 +101,3 @@ pub use splits::Splits;
 pub use stream::{LabelUse, ReadReport, RowStream};
 pub use synthetic::{IdDistribution, Synthetic};
 pub use unknown_share::UnknownShare;
-#[cfg(feature = "cli")]
-pub(crate) use wildcard::find_files;

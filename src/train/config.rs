@@ -310,6 +310,12 @@ impl Config {
         keys::reference(key)
     }
 
+    /// Returns the lines of a table's keys as comments, with their defaults.
+    #[cfg(feature = "cli")]
+    pub(crate) fn default_lines(table: &str, except: &[&str]) -> Vec<String> {
+        keys::default_lines(table, except)
+    }
+
     /// Returns the JSON schema of configuration files, for editors.
     pub fn schema() -> String {
         keys::schema()

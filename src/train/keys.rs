@@ -3,12 +3,16 @@
 //! editors.
 
 mod check;
+#[cfg(feature = "cli")]
+mod defaults;
 mod reference;
 mod schema;
 #[cfg(test)]
 mod tests;
 
 pub(super) use check::first_fault;
+#[cfg(feature = "cli")]
+pub(super) use defaults::default_lines;
 pub(super) use reference::reference;
 pub(super) use schema::schema;
 

@@ -12,6 +12,7 @@ mod crash;
 mod files;
 mod help;
 mod hostile;
+mod init;
 mod interchange;
 mod precision;
 mod signals;

@@ -1,0 +1,262 @@
+//! The label of a draft.
+
+use std::path::PathBuf;
+
+use super::super::error::CliError;
+use super::text::quoted;
+use crate::data::{ColumnProfile, DataError, Label, Place, Profile, percent};
+
+/// The label: its column, and the setting that makes 0 or 1 of it.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Target {
+    /// The number of the column.
+    pub(super) column: usize,
+    /// The value of `data.label`.
+    pub(super) rule: String,
+    /// The share of the rows that count as 1, if it is known.
+    pub(super) share: Option<f64>,
+    /// The reason for the condition, if it is a guess.
+    pub(super) remark: Option<String>,
+    /// Set if the training rows of the default split would all have the same label.
+    pub(super) needs_all_rows: bool,
+}
+
+/// The texts that count as 1 if the other text does not.
+const POSITIVE: [&str; 16] = [
+    "1", "yes", "y", "true", "t", "positive", "pos", "click", "clicked", "success", "good", "on",
+    "like", "buy", "churned", "spam",
+];
+
+impl Target {
+    /// Finds the label that a user names: a column, or a condition.
+    pub(super) fn find(
+        label: &str,
+        profile: &Profile,
+        files: &[PathBuf],
+    ) -> Result<Self, CliError> {
+        let names = || profile.columns.iter().map(|column| column.name.as_str());
+        let by_name = profile.columns.iter().position(|column| column.name == label.trim());
+        let (k, condition) = match by_name {
+            Some(k) => (k, None),
+            None => {
+                let parsed = Label::parse(label)?;
+                let k = profile.columns.iter().position(|column| column.name == parsed.column);
+                let file = files.first().map(|file| file.display().to_string());
+                let unknown = || {
+                    DataError::unknown_column(&file.unwrap_or_default(), &parsed.column, names())
+                };
+                (k.ok_or_else(unknown)?, Some(label.trim().to_owned()))
+            }
+        };
+        let column = &profile.columns[k];
+        if names().filter(|name| *name == column.name).count() > 1 {
+            let (file, column) = (String::new(), column.name.clone());
+            return Err(DataError::DuplicateColumn { file, column }.into());
+        }
+        if let Some((file, line)) = &column.first_empty {
+            let reason = "every row needs a label: fill it in, or remove the row";
+            let (file, column) = (file.clone(), column.name.clone());
+            return Err(DataError::Missing { file, line: *line, column, reason }.into());
+        }
+        let target = match condition {
+            Some(rule) => Self { rule, ..Self::of(k) },
+            None => Self::guess(k, column)?,
+        };
+        target.checked(column, profile)
+    }
+
+    fn of(column: usize) -> Self {
+        Self { column, rule: String::new(), share: None, remark: None, needs_all_rows: false }
+    }
+
+    /// Chooses the rows that count as 1 by the values of a column.
+    fn guess(k: usize, column: &ColumnProfile) -> Result<Self, CliError> {
+        let name = &column.name;
+        if name.contains(['<', '>', '=']) {
+            return Err(CliError::Usage(format!(
+                "the name of column {} has a comparison sign, so that it cannot be the label: \
+                 rename it",
+                quoted(name)
+            )));
+        }
+        let is_numeric = column.numbers[0] == column.filled();
+        let values = sorted_values(column);
+        let with = |rule: String, remark: Option<String>| Self { rule, remark, ..Self::of(k) };
+        let numbers: Option<Vec<(f64, u64)>> = match (&values, is_numeric) {
+            (Some(values), true) => {
+                values.iter().map(|(text, counts)| Some((text.parse().ok()?, counts[0]))).collect()
+            }
+            _ => None,
+        };
+        Ok(match (values, numbers) {
+            (Some(_), Some(mut numbers)) => {
+                numbers.sort_by(|a, b| a.0.total_cmp(&b.0));
+                numbers.dedup_by(|next, last| {
+                    next.0 == last.0 && {
+                        last.1 += next.1;
+                        true
+                    }
+                });
+                match numbers[..] {
+                    [_] => return Err(constant(column)),
+                    _ if numbers.iter().all(|&(x, _)| x == 0.0 || x == 1.0) => {
+                        with(name.clone(), None)
+                    }
+                    [_, (high, _)] => with(format!("{name} = {high}"), None),
+                    _ => {
+                        let total = column.filled() as f64;
+                        let threshold = threshold(&numbers, total);
+                        let remark = format!(
+                            "a guess: the column has {} numbers; about half of the rows count as 1",
+                            numbers.len()
+                        );
+                        with(format!("{name} >= {threshold}"), Some(remark))
+                    }
+                }
+            }
+            (Some(values), None) => {
+                let is_positive = |text: &String| POSITIVE.contains(&text.to_lowercase().as_str());
+                match values[..] {
+                    [] | [_] => return Err(constant(column)),
+                    [(first, _), (second, _)] => {
+                        // Of two values, the rarer one is that of interest.
+                        let value = match (is_positive(first), is_positive(second)) {
+                            (true, false) => first,
+                            _ => second,
+                        };
+                        with(format!("{name} = {}", condition_value(value)), None)
+                    }
+                    [(first, _), ..] => {
+                        let remark = format!(
+                            "a guess: the column has {} values, of which one must be chosen",
+                            values.len()
+                        );
+                        with(format!("{name} = {}", condition_value(first)), Some(remark))
+                    }
+                }
+            }
+            (None, _) if is_numeric => {
+                let remark = "a guess: the column has many numbers; about half of the rows count \
+                              as 1";
+                with(String::new(), Some(remark.into()))
+            }
+            (None, _) => {
+                return Err(CliError::Usage(format!(
+                    "column {} has many texts, such as {}: write the condition under which a row \
+                     counts as 1, as in --label '{name} = {}'",
+                    quoted(name),
+                    column.examples.iter().map(|text| quoted(text)).collect::<Vec<_>>().join(", "),
+                    column.examples.first().map_or("", String::as_str)
+                )));
+            }
+        })
+    }
+
+    /// Completes the rule, and checks that it tells rows apart.
+    fn checked(mut self, column: &ColumnProfile, profile: &Profile) -> Result<Self, CliError> {
+        if self.rule.is_empty() {
+            let numbers = profile.sample.iter().filter_map(|row| row[self.column].parse().ok());
+            let mut numbers: Vec<(f64, u64)> = numbers.map(|x: f64| (x, 1)).collect();
+            numbers.sort_by(|a, b| a.0.total_cmp(&b.0));
+            let threshold = threshold(&numbers, numbers.len() as f64);
+            self.rule = format!("{} >= {threshold}", column.name);
+        }
+        let label = Label::parse(&self.rule)?.trimmed();
+        let Some(values) = sorted_values(column) else { return Ok(self) };
+        let place = Place { file: "", line: 0 };
+        let (mut all, mut training) = ([0, 0], [0, 0]);
+        for (text, counts) in values {
+            let Ok(value) = label.of(text, place) else { return Ok(self) };
+            let class = usize::from(value == 1.0);
+            all[class] += counts[0];
+            training[class] += counts[1];
+        }
+        if all.contains(&0) {
+            return Err(constant(column));
+        }
+        self.share = Some(all[1] as f64 / (all[0] + all[1]) as f64);
+        self.needs_all_rows = training.contains(&0);
+        Ok(self)
+    }
+}
+
+/// Returns the number at which the rows are divided into halves that are as equal as possible.
+/// `numbers` are sorted, each with its number of rows.
+fn threshold(numbers: &[(f64, u64)], total: f64) -> f64 {
+    let (mut below, mut best) = (0, (f64::INFINITY, 0.0));
+    for &(number, count) in numbers {
+        let distance = (below as f64 / total - 0.5).abs();
+        if below > 0 && distance < best.0 {
+            best = (distance, number);
+        }
+        below += count;
+    }
+    best.1
+}
+
+/// Returns a text as the value of a condition, in quotes where it would be read in another way.
+fn condition_value(text: &str) -> String {
+    let is_quoted = text.starts_with(['"', '\'']);
+    if is_quoted || text.trim() != text { format!("\"{text}\"") } else { text.to_owned() }
+}
+
+fn constant(column: &ColumnProfile) -> CliError {
+    let value = column.examples.first().map_or("", String::as_str);
+    CliError::NothingToLearn(format!(
+        "the label {} is the same in all {} rows, such as {}: there is nothing to learn",
+        quoted(&column.name),
+        column.rows,
+        quoted(value)
+    ))
+}
+
+/// Returns the values of a column, the most frequent first.
+fn sorted_values(column: &ColumnProfile) -> Option<Vec<(&String, &[u64; 2])>> {
+    let mut values: Vec<_> = column.texts.as_ref()?.iter().collect();
+    values.sort_by(|a, b| b.1[0].cmp(&a.1[0]).then_with(|| a.0.cmp(b.0)));
+    Some(values)
+}
+
+/// Lists the columns that may be the label, for a user who has named none.
+pub(super) fn candidates(profile: &Profile) -> String {
+    let mut lines = Vec::new();
+    for column in &profile.columns {
+        let Some(values) = sorted_values(column).filter(|values| values.len() == 2) else {
+            continue;
+        };
+        if column.filled() < column.rows || column.name.is_empty() {
+            continue;
+        }
+        let value = |(text, counts): &(&String, &[u64; 2])| {
+            format!("{} ({})", quoted(text), percent(counts[0] as f64 / column.rows as f64))
+        };
+        let values: Vec<String> = values.iter().map(value).collect();
+        lines.push(format!("  --label {}: {}", shell(&column.name), values.join(", ")));
+    }
+    let numbers = profile.columns.iter().filter(|column| {
+        column.numbers[0] == column.rows && column.distinct().0 > 2 && !column.name.is_empty()
+    });
+    // The label is most often among the columns with few values.
+    let condition = numbers.min_by_key(|column| column.distinct().0).map(|column| {
+        let number = column.examples.first().map_or("1", String::as_str);
+        shell(&format!("{} >= {number}", column.name))
+    });
+    let condition = condition.unwrap_or_else(|| "'column = text'".into());
+    let found = match lines.is_empty() {
+        true => "no column has two values".to_owned(),
+        false => format!("these columns have two values:\n{}", lines.join("\n")),
+    };
+    format!(
+        "name the label, which the model predicts, with --label COLUMN; {found}\nor write a \
+         condition on another column, as in --label {condition}"
+    )
+}
+
+/// Returns a text as a word of a shell.
+fn shell(text: &str) -> String {
+    let is_plain = |c: char| c.is_alphanumeric() || matches!(c, '_' | '-' | '.');
+    match text.chars().all(is_plain) {
+        true => text.to_owned(),
+        false => format!("'{}'", text.replace('\'', r"'\''")),
+    }
+}

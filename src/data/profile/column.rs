@@ -1,0 +1,266 @@
+//! The description of one column.
+
+use std::collections::HashMap;
+use std::sync::LazyLock;
+
+use regex::Regex;
+
+use super::super::hash::hash64;
+use super::super::number::{self, Notation};
+
+/// The texts that often mark a missing value.
+pub(crate) const MARKERS: [&str; 16] = [
+    "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "NaT", "NULL", "null", "None", "none", "\\N",
+    "?", "-", ".",
+];
+
+const fn notation(decimal: char, thousands: Option<char>) -> Notation {
+    Notation { decimal, thousands }
+}
+
+/// The notations of numbers that are tried, the most frequent one first.
+pub(crate) const NOTATIONS: [Notation; 6] = [
+    Notation::PLAIN,
+    notation(',', None),
+    notation(',', Some('.')),
+    notation('.', Some(',')),
+    notation(',', Some(' ')),
+    notation('.', Some('\'')),
+];
+
+/// The largest number of distinct texts of a column that are kept as texts.
+const MAX_TEXTS: usize = 2_000;
+
+/// The description of a column.
+pub(crate) struct ColumnProfile {
+    pub(crate) name: String,
+    pub(crate) rows: u64,
+    pub(crate) empty: u64,
+    /// The file and the line of the first row in which the column is empty.
+    pub(crate) first_empty: Option<(String, u64)>,
+    /// The number of fields that are not UTF-8.
+    pub(crate) not_utf8: u64,
+    /// The number of fields with each of [`MARKERS`].
+    pub(crate) markers: [u64; MARKERS.len()],
+    /// The number of fields that are numbers in each of [`NOTATIONS`].
+    pub(crate) numbers: [u64; NOTATIONS.len()],
+    /// The number of fields of digits alone, and of those among them that begin with a zero.
+    pub(crate) integers: u64,
+    pub(crate) zero_led: u64,
+    /// The number of fields that are a date, and of those with a time.
+    pub(crate) dates: u64,
+    pub(crate) times: u64,
+    /// The number of rows of each distinct text, by its hash, up to a limit.
+    counts: HashMap<u64, u32>,
+    limit: usize,
+    /// The number of rows that were counted when the limit was reached.
+    counted: Option<u64>,
+    /// The distinct texts, with the numbers of all and of training rows; `None` if there are more
+    /// than are kept.
+    pub(crate) texts: Option<HashMap<String, [u64; 2]>>,
+    /// The first texts, which are examples.
+    pub(crate) examples: Vec<String>,
+}
+
+impl ColumnProfile {
+    pub(super) fn new(name: String, limit: usize) -> Self {
+        Self {
+            name,
+            rows: 0,
+            empty: 0,
+            first_empty: None,
+            not_utf8: 0,
+            markers: [0; MARKERS.len()],
+            numbers: [0; NOTATIONS.len()],
+            integers: 0,
+            zero_led: 0,
+            dates: 0,
+            times: 0,
+            counts: HashMap::new(),
+            limit,
+            counted: None,
+            texts: Some(HashMap::new()),
+            examples: Vec::new(),
+        }
+    }
+
+    /// Adds a field. `place` returns its file and line.
+    pub(super) fn add(
+        &mut self,
+        field: &[u8],
+        is_training: bool,
+        place: impl Fn() -> (String, u64),
+    ) {
+        self.rows += 1;
+        let Ok(text) = std::str::from_utf8(field) else {
+            self.not_utf8 += 1;
+            return;
+        };
+        let text = text.trim_matches([' ', '\t']);
+        if text.is_empty() {
+            self.empty += 1;
+            self.first_empty.get_or_insert_with(place);
+            return;
+        }
+        self.add_text(text, is_training);
+        self.count(text);
+    }
+
+    fn add_text(&mut self, text: &str, is_training: bool) {
+        const EXAMPLES: usize = 3;
+        if self.examples.len() < EXAMPLES && !self.examples.iter().any(|known| known == text) {
+            self.examples.push(super::super::shown::shortened(text));
+        }
+        if let Some(texts) = &mut self.texts {
+            let counts = match texts.get_mut(text) {
+                Some(counts) => counts,
+                None => texts.entry(text.to_owned()).or_default(),
+            };
+            counts[0] += 1;
+            counts[1] += u64::from(is_training);
+            if texts.len() > MAX_TEXTS {
+                self.texts = None;
+            }
+        }
+        if text.bytes().all(|byte| byte.is_ascii_digit()) && number::parse(text).is_some() {
+            self.integers += 1;
+            self.zero_led += u64::from(text.len() > 1 && text.starts_with('0'));
+            self.numbers.iter_mut().for_each(|count| *count += 1);
+            return;
+        }
+        let mut is_number = false;
+        for (count, notation) in self.numbers.iter_mut().zip(NOTATIONS) {
+            let number = notation.plain(text).and_then(|text| number::parse(&text));
+            *count += u64::from(number.is_some());
+            is_number |= number.is_some();
+        }
+        if is_number {
+            return;
+        }
+        if let Some(marker) = MARKERS.iter().position(|marker| *marker == text) {
+            self.markers[marker] += 1;
+        }
+        if let Some(has_time) = date(text) {
+            self.dates += 1;
+            self.times += u64::from(has_time);
+        }
+    }
+
+    fn count(&mut self, text: &str) {
+        if self.counted.is_some() {
+            return;
+        }
+        *self.counts.entry(hash64(text.as_bytes())).or_default() += 1;
+        if self.counts.len() >= self.limit {
+            self.counted = Some(self.filled());
+        }
+    }
+
+    /// Returns the number of fields that are not empty.
+    pub(crate) fn filled(&self) -> u64 {
+        self.rows - self.empty - self.not_utf8
+    }
+
+    /// Returns the number of distinct texts, and whether there are more than that.
+    pub(crate) fn distinct(&self) -> (usize, bool) {
+        (self.counts.len(), self.counted.is_some())
+    }
+
+    /// Returns the share of distinct texts in the rows that were counted, from 0 to 1.
+    pub(crate) fn distinct_share(&self) -> f64 {
+        self.counts.len() as f64 / self.counted.unwrap_or(self.filled()).max(1) as f64
+    }
+
+    /// Returns the number of texts that occur at least so often.
+    pub(crate) fn frequent(&self, least: u32) -> usize {
+        self.counts.values().filter(|&&count| count >= least).count()
+    }
+}
+
+/// Returns whether a text is a date with a time, or without one; `None` if it is no date.
+fn date(text: &str) -> Option<bool> {
+    static DATE: LazyLock<Option<Regex>> = LazyLock::new(|| {
+        let time = r"(?:[T ]+(\d{1,2}:\d{2}(?::\d{2}(?:[.,]\d+)?)?)(?: ?[AaPp][Mm])?(?: ?Z| ?UTC| ?[+-]\d{2}:?\d{2})?)?";
+        let days = r"\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.]\d{4}";
+        Regex::new(&format!("^(?:{days}){time}$")).ok()
+    });
+    let is_possible = (8..=40).contains(&text.len()) && text.as_bytes()[0].is_ascii_digit();
+    let groups = is_possible.then(|| DATE.as_ref()?.captures(text)).flatten()?;
+    Some(groups.get(1).is_some())
+}
+
+/// The order of the parts of dates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum DateOrder {
+    YearMonthDay,
+    DayMonthYear,
+    MonthDayYear,
+}
+
+/// Returns the order of the parts of dates; `None` if they are not all written alike. If the dates
+/// do not tell, a slash means that the month comes first.
+pub(crate) fn date_order<'a>(texts: impl Iterator<Item = &'a str>) -> Option<DateOrder> {
+    let (mut year_first, mut day_first, mut month_first) = (0, 0, 0);
+    let (mut count, mut slashes) = (0, 0);
+    for text in texts.filter(|text| date(text).is_some()) {
+        count += 1;
+        slashes += u32::from(text.contains('/'));
+        let parts: Vec<u32> = text
+            .split(['-', '/', '.', ' ', 'T'])
+            .take(2)
+            .map(|part| part.parse().unwrap_or(0))
+            .collect();
+        match parts[..] {
+            [first, _] if first > 31 => year_first += 1,
+            [first, _] if first > 12 => day_first += 1,
+            [_, second] if second > 12 => month_first += 1,
+            _ => {}
+        }
+    }
+    match (year_first, day_first, month_first) {
+        (n, 0, 0) if n > 0 && n == count => Some(DateOrder::YearMonthDay),
+        (0, n, 0) if n > 0 => Some(DateOrder::DayMonthYear),
+        (0, 0, n) if n > 0 => Some(DateOrder::MonthDayYear),
+        (0, 0, 0) if count > 0 && slashes == count => Some(DateOrder::MonthDayYear),
+        (0, 0, 0) if count > 0 => Some(DateOrder::DayMonthYear),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates_are_told_from_other_texts() {
+        for (text, expected) in [
+            ("2024-01-31", Some(false)),
+            ("2024/1/31", Some(false)),
+            ("31.12.2024", Some(false)),
+            ("2024-01-31T12:00:00Z", Some(true)),
+            ("2024-01-31 12:00", Some(true)),
+            ("1/31/2024 1:05 PM", Some(true)),
+            ("2024-01-31T12:00:00.5+02:00", Some(true)),
+            ("2024-01", None),
+            ("192.168.1.2004", None),
+            ("12:00", None),
+            ("2024-01-31x", None),
+            ("a2024-01-31", None),
+        ] {
+            assert_eq!(date(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn the_order_of_dates_is_that_of_the_one_that_tells() {
+        let order = |texts: &[&str]| date_order(texts.iter().copied());
+        assert_eq!(order(&["2024-01-31", "2024-12-01"]), Some(DateOrder::YearMonthDay));
+        assert_eq!(order(&["01/02/2024", "31/12/2024"]), Some(DateOrder::DayMonthYear));
+        assert_eq!(order(&["01/02/2024", "12/31/2024"]), Some(DateOrder::MonthDayYear));
+        assert_eq!(order(&["01/02/2024"]), Some(DateOrder::MonthDayYear));
+        assert_eq!(order(&["01.02.2024"]), Some(DateOrder::DayMonthYear));
+        assert_eq!(order(&["31/12/2024", "12/31/2024"]), None);
+        assert_eq!(order(&["2024-01-31", "31.12.2024"]), None);
+        assert_eq!(order(&[]), None);
+    }
+}
