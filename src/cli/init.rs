@@ -118,7 +118,8 @@ pub(super) fn draft(
     let Some(first) = files.first() else {
         return Err(CliError::Usage("name at least one file".into()));
     };
-    let layout = Layout::of(first, syntax.delimiter, syntax.header)?;
+    let column = label.map(target::column_of);
+    let layout = Layout::of(first, syntax.delimiter, syntax.header, column.as_deref())?;
     let mut bar = Bar::new(quiet);
     let profile = Profile::read(&files, &layout, &mut |done, total| {
         bar.show("reading", done, total, true);
@@ -130,6 +131,9 @@ pub(super) fn draft(
     };
     let target = Target::find(label, &profile, &files)?;
     let guesses = Guesses::of(&profile, &target);
+    if guesses.columns.iter().all(|guess| guess.left_out.is_some()) {
+        return Err(CliError::NothingToLearn(guesses.nothing(&profile)));
+    }
     let paths: Vec<String> = data.iter().map(|path| relative(path, folder)).collect();
     let text = text::write(&paths, &layout, &profile, &target, &guesses);
     // The reader has the last word on what was written.

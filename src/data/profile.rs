@@ -111,15 +111,20 @@ impl Layout {
     }
 
     /// Finds the syntax of a file in its first rows. `delimiter` and `has_header` are known if they
-    /// are set.
+    /// are set; a first line with `known_name` has names.
     ///
     /// # Errors
     /// Returns any [`DataError`] of reading the head of the file.
-    pub(crate) fn of(file: &Path, delimiter: Option<u8>, has_header: Option<bool>) -> Result<Self> {
+    pub(crate) fn of(
+        file: &Path,
+        delimiter: Option<u8>,
+        has_header: Option<bool>,
+        known_name: Option<&str>,
+    ) -> Result<Self> {
         check_rereadable([&file.to_owned()])?;
         let source = Source::File(file.to_owned());
         let name = source.name();
         let head = layout::Head::read(source.open(&Arc::default())?, &name)?;
-        head.layout(&name, delimiter, has_header)
+        head.layout(&name, delimiter, has_header, known_name)
     }
 }

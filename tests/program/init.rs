@@ -47,7 +47,11 @@ fn kinds_are_guessed() {
     let header = "user_id,row_id,age,price,flag,shop,tags,title,when,zip,empty,same,city,clicked";
     let text = rows(header, 2500, |k| {
         let tags = ["a|b", "b|c|d", "d", "", "a|c"][k % 5];
-        let price = if k % 9 == 0 { String::new() } else { format!("{}.5", (k * 37 % 997).pow(2)) };
+        let price = if k % 9 == 0 {
+            String::new()
+        } else {
+            format!("{}.5", 10_u64.pow((k * 37 % 8) as u32))
+        };
         let words = ["red", "green", "blue", "warm", "soft", "long", "wide"];
         let word = |step: usize| words[(k / step + k * step) % words.len()];
         let title = format!("{} {} {} {} n{}", word(1), word(3), word(5), word(11), k % 50);
@@ -126,6 +130,8 @@ fn syntax_is_guessed() {
     let config = with_label("y", comma.as_bytes(), &["delimiter = \"\\t\"", "decimal = \",\""]);
     assert!(!config.contains("\nthousands"), "{config}");
     let headless: String = (0..300).map(|k| plain(k) + "\n").collect();
+    let years = rows("c,2019,2020", 300, |k| format!("c{},{},{}", k % 4, k % 50, label(k)));
+    with_label("2020", years.as_bytes(), &["{ column = \"2019\", transform"]);
     let lines = ["header = [\"c1\", \"c2\", \"c3\"]", "{ column = \"c1\"", "{ column = \"c2\""];
     with_label("c3", headless.as_bytes(), &lines);
     let quoted = rows("x,\"a, \"\"b\"\"\",y", 300, |k| {
@@ -164,6 +170,8 @@ fn labels_of_all_kinds_become_conditions() {
         (&["-1", "1"], "y", "label = \"y = 1\""),
         (&["<=50K", ">50K", "<=50K"], "y", "label = \"y = >50K\""),
         (&["'a'", "'b'", "'a'"], "y", "label = \"y = \\\"'b'\\\"\""),
+        (&["1", "."], "y", "label = \"y = .\""),
+        (&["5", "5", "x", "z"], "y", "label = \"y = x\""),
         (&["a", "b", "c", "b"], "y", "label = \"y = b\""),
         (&["1", "2", "3", "4", "5"], "y", "label = \"y >= "),
         (&["1", "2", "3", "4", "5"], "y >= 5", "label = \"y >= 5\""),
@@ -206,11 +214,19 @@ fn what_cannot_be_learned_is_refused() {
         ("x,y\n", "y", 1, "there is no row to read"),
         ("", "y", 1, "the file is empty"),
         ("x,y\n1,0\n2\n", "y", 1, "data.csv:3: expected 2 fields, found 1"),
-        ("y\n1\n0\n", "y", 2, "nothing to read"),
+        ("y\n1\n0\n", "y", 1, "no column besides the label is left to learn from"),
+        ("x,y\n1,0\n1,1\n", "y", 1, "\"x\": it is the same in every row"),
+        ("x,y,y\n1,0,1\n2,1,0\n", "y", 1, "data.csv: the header names column \"y\" twice"),
+        (",x\n1,0\n2,1\n", "", 2, "the column of the label has no name"),
+        ("x,a=b\n1,0\n2,1\n", "a=b", 2, "has a comparison sign"),
+        ("x,y\n1,0\n2,NA\n3,1\n", "y >= 1", 2, "holds \"NA\", which the condition"),
     ] {
         let (found, message) = init(text, &["--label", label]);
         assert!(found == code && message.contains(expected), "{text:?} {found}: {message}");
     }
+    fs::write(folder.path().join("data.csv"), b"x,y\n1,a\n2,\xe9\n").unwrap();
+    let (_, message) = fail(folder.path(), &["init", "data.csv", "-q", "--label", "y"]);
+    assert!(message.contains("data.csv:3: column \"y\" is not valid UTF-8"), "{message}");
     let text = rows("id,a,b,rating", 40, |k| format!("{k},{},{},{}", k % 2, k % 3, k % 5));
     let (code, message) = init(&text, &[]);
     assert_eq!(code, 2);

@@ -85,6 +85,21 @@ impl Guesses {
         }
     }
 
+    /// Explains why no column is left to learn from.
+    pub(super) fn nothing(&self, profile: &Profile) -> String {
+        const SHOWN: usize = 8;
+        let reason = |guess: &Guess| {
+            let reason = guess.left_out.as_deref().unwrap_or_default();
+            format!("\n  {}: {reason}", quoted(&profile.columns[guess.column].name))
+        };
+        let mut text = String::from("no column besides the label is left to learn from");
+        text.extend(self.columns.iter().take(SHOWN).map(reason));
+        if self.columns.len() > SHOWN {
+            text += &format!("\n  and {} more", self.columns.len() - SHOWN);
+        }
+        text
+    }
+
     /// Returns the number of columns of each kind, in words.
     pub(super) fn summary(&self) -> String {
         let mut counts = [0; 5];

@@ -90,7 +90,7 @@ mod tests {
         assert!(number(&|k, y| Some(k as f64 % 50.0 - 100.0 * f64::from(y))) > SUSPICIOUS);
         // Both ends of the range belong to one class.
         let both_ends = |k: usize, y: f32| match y == 1.0 {
-            true => Some(if k % 2 == 0 { 1e3 } else { -1e3 } + k as f64),
+            true => Some(if k.is_multiple_of(2) { 1e3 } else { -1e3 } + k as f64),
             false => Some(k as f64 / 1e3),
         };
         assert!(number(&both_ends) > 0.95);

@@ -27,6 +27,11 @@ const POSITIVE: [&str; 16] = [
     "like", "buy", "churned", "spam",
 ];
 
+/// Returns the name of the column in a label that a user gives: a column, or a condition.
+pub(super) fn column_of(label: &str) -> String {
+    Label::parse(label).map_or_else(|_| label.trim().to_owned(), |label| label.column)
+}
+
 impl Target {
     /// Finds the label that a user names: a column, or a condition.
     pub(super) fn find(
@@ -35,28 +40,30 @@ impl Target {
         files: &[PathBuf],
     ) -> Result<Self, CliError> {
         let names = || profile.columns.iter().map(|column| column.name.as_str());
+        let first_file = || files.first().map_or(String::new(), |file| file.display().to_string());
         let by_name = profile.columns.iter().position(|column| column.name == label.trim());
         let (k, condition) = match by_name {
             Some(k) => (k, None),
             None => {
                 let parsed = Label::parse(label)?;
                 let k = profile.columns.iter().position(|column| column.name == parsed.column);
-                let file = files.first().map(|file| file.display().to_string());
-                let unknown = || {
-                    DataError::unknown_column(&file.unwrap_or_default(), &parsed.column, names())
-                };
+                let unknown = || DataError::unknown_column(&first_file(), &parsed.column, names());
                 (k.ok_or_else(unknown)?, Some(label.trim().to_owned()))
             }
         };
         let column = &profile.columns[k];
         if names().filter(|name| *name == column.name).count() > 1 {
-            let (file, column) = (String::new(), column.name.clone());
+            let (file, column) = (first_file(), column.name.clone());
             return Err(DataError::DuplicateColumn { file, column }.into());
         }
         if let Some((file, line)) = &column.first_empty {
             let reason = "every row needs a label: fill it in, or remove the row";
             let (file, column) = (file.clone(), column.name.clone());
             return Err(DataError::Missing { file, line: *line, column, reason }.into());
+        }
+        if let Some((file, line)) = &column.first_not_utf8 {
+            let (file, column) = (file.clone(), column.name.clone());
+            return Err(DataError::NotUtf8 { file, line: *line, column }.into());
         }
         let target = match condition {
             Some(rule) => Self { rule, ..Self::of(k) },
@@ -72,6 +79,10 @@ impl Target {
     /// Chooses the rows that count as 1 by the values of a column.
     fn guess(k: usize, column: &ColumnProfile) -> Result<Self, CliError> {
         let name = &column.name;
+        if name.is_empty() {
+            let reason = "the column of the label has no name: give it one";
+            return Err(CliError::Usage(reason.into()));
+        }
         if name.contains(['<', '>', '=']) {
             return Err(CliError::Usage(format!(
                 "the name of column {} has a comparison sign, so that it cannot be the label: \
@@ -119,19 +130,29 @@ impl Target {
                 match values[..] {
                     [] | [_] => return Err(constant(column)),
                     [(first, _), (second, _)] => {
-                        // Of two values, the rarer one is that of interest.
+                        // Of two values, the rarer one is that of interest. Only a text can be
+                        // compared with both numbers and texts.
                         let value = match (is_positive(first), is_positive(second)) {
+                            _ if is_number(first) != is_number(second) => {
+                                if is_number(first) {
+                                    second
+                                } else {
+                                    first
+                                }
+                            }
                             (true, false) => first,
                             _ => second,
                         };
                         with(format!("{name} = {}", condition_value(value)), None)
                     }
-                    [(first, _), ..] => {
+                    [..] => {
+                        let text = values.iter().find(|(text, _)| !is_number(text));
+                        let value = text.map_or("", |(text, _)| text.as_str());
                         let remark = format!(
                             "a guess: the column has {} values, of which one must be chosen",
                             values.len()
                         );
-                        with(format!("{name} = {}", condition_value(first)), Some(remark))
+                        with(format!("{name} = {}", condition_value(value)), Some(remark))
                     }
                 }
             }
@@ -166,7 +187,15 @@ impl Target {
         let place = Place { file: "", line: 0 };
         let (mut all, mut training) = ([0, 0], [0, 0]);
         for (text, counts) in values {
-            let Ok(value) = label.of(text, place) else { return Ok(self) };
+            let Ok(value) = label.of(text, place) else {
+                return Err(CliError::Usage(format!(
+                    "the label {} holds {}, which the condition {} cannot tell: correct the rows, \
+                     or write another condition",
+                    quoted(&column.name),
+                    quoted(text),
+                    quoted(&self.rule)
+                )));
+            };
             let class = usize::from(value == 1.0);
             all[class] += counts[0];
             training[class] += counts[1];
@@ -192,6 +221,10 @@ fn threshold(numbers: &[(f64, u64)], total: f64) -> f64 {
         below += count;
     }
     best.1
+}
+
+fn is_number(text: &str) -> bool {
+    text.trim().parse::<f64>().is_ok()
 }
 
 /// Returns a text as the value of a condition, in quotes where it would be read in another way.

@@ -38,8 +38,9 @@ pub(crate) struct ColumnProfile {
     pub(crate) empty: u64,
     /// The file and the line of the first row in which the column is empty.
     pub(crate) first_empty: Option<(String, u64)>,
-    /// The number of fields that are not UTF-8.
+    /// The number of fields that are not UTF-8, and the file and the line of the first.
     pub(crate) not_utf8: u64,
+    pub(crate) first_not_utf8: Option<(String, u64)>,
     /// The number of fields with each of [`MARKERS`].
     pub(crate) markers: [u64; MARKERS.len()],
     /// The number of fields that are numbers in each of [`NOTATIONS`].
@@ -70,6 +71,7 @@ impl ColumnProfile {
             empty: 0,
             first_empty: None,
             not_utf8: 0,
+            first_not_utf8: None,
             markers: [0; MARKERS.len()],
             numbers: [0; NOTATIONS.len()],
             integers: 0,
@@ -94,6 +96,7 @@ impl ColumnProfile {
         self.rows += 1;
         let Ok(text) = std::str::from_utf8(field) else {
             self.not_utf8 += 1;
+            self.first_not_utf8.get_or_insert_with(place);
             return;
         };
         let text = text.trim_matches([' ', '\t']);

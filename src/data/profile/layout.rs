@@ -5,6 +5,7 @@ use std::io::{Cursor, Read};
 use super::super::delimited::{Delimited, Dialect};
 use super::super::error::{DataError, Result};
 use super::super::number;
+use super::MARKERS;
 
 /// The number of bytes in which the syntax of a file is looked for.
 const HEAD_BYTES: u64 = 1 << 20;
@@ -42,6 +43,13 @@ struct Trial {
     /// The number of rows that have as many fields as the first line, and whether all have.
     rows: usize,
     is_even: bool,
+    /// For each column, whether all fields below the first line are numbers.
+    are_numbers: Vec<bool>,
+}
+
+/// Returns whether a text is a number, with a point or a comma.
+fn is_number(text: &str) -> bool {
+    number::parse(&text.replace(',', ".")).is_some()
 }
 
 impl Head {
@@ -64,6 +72,7 @@ impl Head {
         file: &str,
         delimiter: Option<u8>,
         has_header: Option<bool>,
+        known_name: Option<&str>,
     ) -> Result<Layout> {
         let trial = match delimiter {
             Some(delimiter) => self.try_delimiter(file, delimiter)?,
@@ -80,8 +89,9 @@ impl Head {
             }
         };
         let has_header = has_header.unwrap_or_else(|| {
-            let is_number = |name: &String| number::parse(&name.replace(',', ".")).is_some();
-            !trial.header.iter().any(is_number)
+            trial.header.iter().any(|name| known_name == Some(name))
+                || trial.names_numbers()
+                || !trial.header.iter().any(|name| is_number(name))
         });
         let names = match has_header {
             true => trial.header,
@@ -94,10 +104,15 @@ impl Head {
         let text = Box::new(Cursor::new(self.text.clone()));
         let dialect = Dialect { delimiter, ..PLAIN };
         let mut records = Delimited::open(file.to_owned(), text, dialect, None)?;
-        let mut rows = 0;
+        let (mut rows, mut are_numbers) = (0, vec![true; records.header().len()]);
         let end = loop {
             match records.advance() {
-                Ok(true) => rows += 1,
+                Ok(true) => {
+                    rows += 1;
+                    for (k, are_numbers) in are_numbers.iter_mut().enumerate() {
+                        *are_numbers &= std::str::from_utf8(records.field(k)).is_ok_and(is_number);
+                    }
+                }
                 Ok(false) => break Ok(()),
                 Err(error) => break Err(error),
             }
@@ -108,11 +123,19 @@ impl Head {
             Err(DataError::UnclosedQuote { .. }) => !self.is_whole,
             Err(_) => false,
         };
-        Ok(Trial { delimiter, header: records.header().to_vec(), rows, is_even })
+        let header = records.header().to_vec();
+        Ok(Trial { delimiter, header, rows, is_even, are_numbers })
     }
 }
 
 impl Trial {
+    /// Returns whether a field of the first line is a text above numbers alone.
+    fn names_numbers(&self) -> bool {
+        let mut columns = self.header.iter().zip(&self.are_numbers);
+        let is_name = |name: &str| !name.is_empty() && !is_number(name) && !MARKERS.contains(&name);
+        self.rows > 0 && columns.any(|(name, &are_numbers)| are_numbers && is_name(name))
+    }
+
     fn is_better_than(&self, other: &Self) -> bool {
         let rank = |trial: &Self| (trial.is_even, trial.header.len());
         // A character inside of texts splits hardly all lines alike.
