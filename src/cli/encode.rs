@@ -30,8 +30,8 @@ Python reads it with safetensors.numpy.load_file(FILE); docs/interchange.md goes
 pub(super) struct Encode {
     /// A model directory
     model: PathBuf,
-    /// Rows in the format that the model was trained on: files, folders or patterns; `-` is standard
-    /// input
+    /// Rows in the format that the model was trained on: files, folders or patterns; `-` is
+    /// standard input
     #[arg(required = true)]
     data: Vec<PathBuf>,
     /// The file to write; an older one is replaced when the new one is complete

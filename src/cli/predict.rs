@@ -18,8 +18,8 @@ use crate::train::TrainedModel;
 pub(super) struct Predict {
     /// A model directory
     model: PathBuf,
-    /// Rows in the format that the model was trained on: files, folders or patterns; `-` is standard
-    /// input
+    /// Rows in the format that the model was trained on: files, folders or patterns; `-` is
+    /// standard input
     #[arg(required = true)]
     data: Vec<PathBuf>,
     /// Write to a file instead of standard output

@@ -83,9 +83,8 @@ impl SideTable {
     }
 }
 
-/// Reads the side tables of `config`, after its lists and patterns of columns are replaced by the
-/// columns that the data file, the side tables and the derived ones make: of each table, the columns that are used and that the data
-/// files lack.
+/// Reads the side tables of `config`: of each table, the columns that are used and that the data
+/// files lack. Lists and patterns of columns in `config` are replaced by columns.
 ///
 /// `header` is the header of the data file `file`. Notes on the tables' files are added to `seen`.
 pub(crate) fn load_side_tables(

@@ -13,8 +13,8 @@ use super::hash::length_of_word;
 pub(crate) const MAX_NUMBER: f64 = f32::MAX as f64;
 
 /// The reason for refusing a text that is no number.
-pub(crate) const NOT_A_NUMBER: &str = "not a finite number of at most 3.4e38: correct it, leave it empty to mark it missing, or \
-     name it in data.missing_values";
+pub(crate) const NOT_A_NUMBER: &str = "not a finite number of at most 3.4e38: correct it, leave it \
+     empty to mark it missing, or name it in data.missing_values";
 
 /// Returns the number that a text holds; `None` if there is none, or if it exceeds [`MAX_NUMBER`].
 /// Spaces around it are ignored.

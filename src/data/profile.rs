@@ -53,7 +53,7 @@ impl Profile {
             total += Source::File(file.clone()).size();
         }
         let names = &layout.names;
-        let limit = (MAX_DISTINCT / names.len().max(1)).clamp(1_000, 200_000);
+        let limit = (MAX_DISTINCT / names.len().max(1)).clamp(64, 200_000);
         let mut columns: Vec<ColumnProfile> =
             names.iter().map(|name| ColumnProfile::new(name.clone(), limit)).collect();
         let (mut sample, mut rows, mut held_out) = (Sample::default(), 0, [0; 2]);

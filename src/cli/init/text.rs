@@ -28,12 +28,18 @@ pub(super) fn write(
 ) -> String {
     let mut text = format!(
         "# Written by `bagdot init` from {} rows of {} columns. Train with: bagdot train FILE\n\
-         # Each column has one line: to correct a guess, change the line, move it to the other \
-         list,\n# or make it a comment. Keys in comments have their defaults, or an example with the \
-         default\n# behind it; `bagdot help config KEY` explains a key.\n\n[data]\n",
+         # Each column has one line: to correct a guess, change the line, move it to the other\n\
+         # list, or make it a comment. Keys in comments have their defaults, or an example with\n\
+         # the default behind it; `bagdot help config KEY` explains a key.\n\n[data]\n",
         profile.rows,
         profile.columns.len()
     );
+    if is_criteo(layout, profile) {
+        text.push_str(
+            "# These seem to be Criteo click logs, which `format = \"criteo\"` reads without label,\n\
+             # delimiter, header, dense and categorical.\n",
+        );
+    }
     let paths: Vec<String> = paths.iter().map(|path| quoted(path)).collect();
     let train = match &paths[..] {
         [path] => path.clone(),
@@ -119,7 +125,7 @@ fn key_of(line: &str) -> &'static str {
 fn commented(line: &str, comment: &str) -> String {
     match comment {
         "" => format!("{line}\n"),
-        comment => format!("{line:<COMMENT$}# {comment}\n"),
+        comment => format!("{:<COMMENT$}# {comment}\n", format!("{line}  ")),
     }
 }
 
@@ -199,6 +205,18 @@ fn line(profile: &Profile, guess: &Guess) -> String {
         Some(reason) => commented(&format!("    # {entry}"), &format!("{reason}; {}", guess.note)),
         None => commented(&format!("    {entry}"), &guess.note),
     }
+}
+
+/// Returns whether the files have the columns of Criteo click logs: a label, 13 numbers and 26
+/// texts of 8 hexadecimal digits.
+fn is_criteo(layout: &Layout, profile: &Profile) -> bool {
+    let is_hexadecimal =
+        |text: &String| text.len() <= 8 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let categories = profile.columns.iter().skip(14);
+    layout.delimiter == b'\t'
+        && layout.has_no_header
+        && profile.columns.len() == 40
+        && categories.flat_map(|column| &column.examples).all(is_hexadecimal)
 }
 
 /// Returns the first column that seems to hold times as numbers.

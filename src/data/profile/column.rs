@@ -28,8 +28,9 @@ pub(crate) const NOTATIONS: [Notation; 6] = [
     notation('.', Some('\'')),
 ];
 
-/// The largest number of distinct texts of a column that are kept as texts.
+/// The largest number of distinct texts of a column that are kept as texts, and their largest size.
 const MAX_TEXTS: usize = 2_000;
+const MAX_TEXT_BYTES: usize = 256;
 
 /// The description of a column.
 pub(crate) struct ColumnProfile {
@@ -121,7 +122,7 @@ impl ColumnProfile {
             };
             counts[0] += 1;
             counts[1] += u64::from(is_training);
-            if texts.len() > MAX_TEXTS {
+            if texts.len() > self.limit.min(MAX_TEXTS) || text.len() > MAX_TEXT_BYTES {
                 self.texts = None;
             }
         }
@@ -183,9 +184,10 @@ impl ColumnProfile {
 /// Returns whether a text is a date with a time, or without one; `None` if it is no date.
 fn date(text: &str) -> Option<bool> {
     static DATE: LazyLock<Option<Regex>> = LazyLock::new(|| {
-        let time = r"(?:[T ]+(\d{1,2}:\d{2}(?::\d{2}(?:[.,]\d+)?)?)(?: ?[AaPp][Mm])?(?: ?Z| ?UTC| ?[+-]\d{2}:?\d{2})?)?";
+        let clock = r"(\d{1,2}:\d{2}(?::\d{2}(?:[.,]\d+)?)?)(?: ?[AaPp][Mm])?";
+        let zone = r"(?: ?Z| ?UTC| ?[+-]\d{2}:?\d{2})?";
         let days = r"\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.]\d{4}";
-        Regex::new(&format!("^(?:{days}){time}$")).ok()
+        Regex::new(&format!("^(?:{days})(?:[T ]+{clock}{zone})?$")).ok()
     });
     let is_possible = (8..=40).contains(&text.len()) && text.as_bytes()[0].is_ascii_digit();
     let groups = is_possible.then(|| DATE.as_ref()?.captures(text)).flatten()?;
