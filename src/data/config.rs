@@ -9,6 +9,7 @@ use serde::de::{self, IntoDeserializer};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::criteo;
+use super::date::{DateOrder, DatePart};
 use super::delimited::Dialect;
 use super::error::{DataError, Result};
 use super::label::Label;
@@ -215,8 +216,15 @@ pub struct Derive {
     /// whole match. Default: the whole text.
     #[serde(default = "whole_text")]
     pub pattern: String,
-    /// The size of buckets. If set, the text must be a number, and is rounded down to a multiple of
-    /// it.
+    /// The part of a date or time. If set, the text must be one, and the value is this part of it,
+    /// a number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub date: Option<DatePart>,
+    /// The order of year, month and day in the text, with `date`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub date_order: Option<DateOrder>,
+    /// The size of buckets. If set, the text, or the part of the date, must be a number, and is
+    /// rounded down to a multiple of it.
     pub bucket: Option<f64>,
 }
 

@@ -3,6 +3,7 @@
 use regex::{Regex, RegexBuilder};
 
 use super::config;
+use super::date::{Date, DateOrder, DatePart};
 use super::error::{DataError, Place, Result};
 use super::number::{self, Notation};
 
@@ -21,6 +22,7 @@ pub(super) fn compile(pattern: &str) -> Result<Regex, String> {
 #[derive(Clone, Debug)]
 pub(crate) struct Derived {
     pattern: Regex,
+    date: Option<(DatePart, DateOrder)>,
     bucket: Option<f64>,
     from: String,
     notation: Notation,
@@ -32,6 +34,7 @@ impl Derived {
         let fault = |reason| DataError::config("derive.pattern", reason);
         Ok(Self {
             pattern: compile(&config.pattern).map_err(fault)?,
+            date: config.date.map(|part| (part, config.date_order.unwrap_or_default())),
             bucket: config.bucket,
             from: config.from.join(" "),
             notation,
@@ -46,13 +49,24 @@ impl Derived {
         else {
             return Ok(());
         };
+        if group.is_empty() {
+            return Ok(());
+        }
+        if let Some((part, order)) = self.date {
+            const REASON: &str = "in which there is no date such as 2024-01-31 or \
+                 2024-01-31T12:00:00Z: correct it, or set pattern or date_order";
+            let date = Date::parse(group.as_str(), order)
+                .ok_or_else(|| place.number(&self.from, text, REASON))?;
+            *value = date.part(part);
+            if let Some(bucket) = self.bucket {
+                *value = number::bucket(value, bucket).unwrap_or_default();
+            }
+            return Ok(());
+        }
         let Some(bucket) = self.bucket else {
             value.push_str(group.as_str());
             return Ok(());
         };
-        if group.is_empty() {
-            return Ok(());
-        }
         const REASON: &str =
             "in which the pattern finds no number: correct the pattern, or remove bucket";
         let plain = self.notation.plain(group.as_str());
@@ -72,6 +86,8 @@ mod tests {
             name: "d".into(),
             from: vec!["title".into()],
             pattern: pattern.into(),
+            date: None,
+            date_order: None,
             bucket,
         };
         let mut value = String::from("old");

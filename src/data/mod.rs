@@ -44,6 +44,7 @@ mod container;
 mod coverage;
 mod criteo;
 mod dataset;
+mod date;
 mod delimited;
 mod dense;
 mod derive;
@@ -80,7 +81,8 @@ mod wildcard;
 
 #[cfg(feature = "cli")]
 pub(crate) use self::{
-    error::Place, label::Label, number::Notation, profile::*, shown::percent, wildcard::find_files,
+    date::Date, error::Place, label::Label, number::Notation, profile::*, shown::percent,
+    wildcard::find_files,
 };
 pub use config::{
     Categorical, Criteo, DataConfig, Dense, Derive, Format, Join, JoinOn, Missing, Split,
@@ -88,6 +90,7 @@ pub use config::{
 };
 pub use coverage::Coverage;
 pub use dataset::{Batch, Dataset};
+pub use date::{DateOrder, DatePart};
 pub use encoder::{EncodedFeature, Encoder};
 pub use error::{DataError, Result};
 pub use hash::hash64;

@@ -19,7 +19,7 @@ use super::part::Part;
 use super::source::{Source, check_rereadable, name_of};
 use super::splitter::Splitter;
 
-pub(crate) use self::column::{ColumnProfile, DateOrder, MARKERS, NOTATIONS, date_order};
+pub(crate) use self::column::{ColumnProfile, MARKERS, NOTATIONS};
 pub(crate) use self::layout::Layout;
 
 /// The largest number of distinct values that are told apart, of all columns together.

@@ -345,6 +345,12 @@ fn joins_and_derives(config: &DataConfig) -> Result<()> {
                 "must be a number above 0",
             ));
         }
+        if derive.date_order.is_some() && derive.date.is_none() {
+            return Err(DataError::config(
+                format!("derive[{k}].date_order"),
+                "only has a meaning with date: set it, or remove date_order",
+            ));
+        }
         compile(&derive.pattern)
             .map_err(|reason| DataError::config(format!("derive[{k}].pattern"), reason))?;
     }
@@ -521,6 +527,10 @@ mod tests {
             (
                 "label = 'y'\nderive = [{ name = 'd', from = 'd', pattern = 'x' }]",
                 "data.derive[0].from: \"d\" is not derived before",
+            ),
+            (
+                "label = 'y'\nderive = [{ name = 'd', from = 'c', date_order = 'day-month-year' }]",
+                "data.derive[0].date_order: only has a meaning with date",
             ),
             (
                 "label = 'y'\nderive = [{ name = 'd', from = 'c', pattern = 'x', bucket = 0 }]",

@@ -357,11 +357,28 @@ const DERIVE: &[Key] = &[
          whole match. A row that does not match is empty.",
     ),
     key(
+        "date",
+        Choice(&["seconds", "days", "year", "month", "day", "weekday", "hour"]),
+        NONE,
+        "date = \"weekday\"",
+        "A part of a date or time such as 2024-01-31 or 2024-01-31T12:00:00Z, as a number: \
+         `seconds` since 1970 in UTC, `days` since 1970, `weekday` from 1 for Monday. Seconds and \
+         days suit dense columns and `split`, weekday and hour categorical ones.",
+    ),
+    key(
+        "date_order",
+        Choice(&["year-month-day", "day-month-year", "month-day-year"]),
+        Value("\"year-month-day\""),
+        "date_order = \"day-month-year\"",
+        "The order of year, month and day in the text, with `date`.",
+    ),
+    key(
         "bucket",
         Number,
         NONE,
         "bucket = 10",
-        "The size of buckets: the text must be a number, and is rounded down to a multiple of it.",
+        "The size of buckets: the text must be a number, or have a `date`, and is rounded down to \
+         a multiple of it.",
     ),
 ];
 

@@ -80,10 +80,12 @@ fn kinds_are_guessed() {
         ("{ column = \"shop\", min_count", "31 distinct"),
         ("{ column = \"tags\", separator = \"|\"", "20.0 % missing"),
         ("{ column = \"title\", separator = \" \"", ""),
-        ("{ name = \"when.month\", from = \"when\"", ""),
+        ("{ name = \"when.month\", from = \"when\", date = \"month\" }", ""),
+        ("# split = { by = \"time\", column = \"when.seconds\" }", ""),
+        ("{ column = \"when.seconds\", transform = \"zscore\" }", "of \"when\""),
+        ("{ column = \"when.weekday\" }", "of \"when\""),
         ("{ column = \"when.month\" }", "of \"when\""),
         ("{ column = \"when.hour\" }", "of \"when\""),
-        ("{ column = \"when.day\", transform = \"zscore\" }", "of \"when\""),
         ("{ column = \"zip\", min_count", ""),
         ("# { column = \"empty\"", "always missing"),
         ("# { column = \"same\"", "the same in every row"),
@@ -92,7 +94,6 @@ fn kinds_are_guessed() {
     ] {
         has(&config, line, comment);
     }
-    assert!(!config.contains("when.year"), "the year is always the same");
 }
 
 #[test]
@@ -227,6 +228,9 @@ fn what_cannot_be_learned_is_refused() {
     fs::write(folder.path().join("data.csv"), b"x,y\n1,a\n2,\xe9\n").unwrap();
     let (_, message) = fail(folder.path(), &["init", "data.csv", "-q", "--label", "y"]);
     assert!(message.contains("data.csv:3: column \"y\" is not valid UTF-8"), "{message}");
+    // The first line has a number, but the one before it is no number, unlike the rows.
+    let (_, message) = init(&rows("a,2019", 40, |k| format!("{},{}", k % 2, k % 5)), &[]);
+    assert!(message.contains("--label a: "), "{message}");
     let text = rows("id,a,b,rating", 40, |k| format!("{k},{},{},{}", k % 2, k % 3, k % 5));
     let (code, message) = init(&text, &[]);
     assert_eq!(code, 2);
@@ -298,4 +302,34 @@ fn lines_in_comments_are_settings() {
             assert!(read.is_ok(), "{line}: {}", read.unwrap_err());
         }
     }
+}
+
+#[test]
+fn dates_of_all_orders_are_read() {
+    for (date, order) in [
+        (
+            &(|k: usize| format!("{:02}/{:02}/2024", 1 + k % 12, 1 + k % 28))
+                as &dyn Fn(usize) -> String,
+            "month-day-year",
+        ),
+        (
+            &|k| format!("{:02}/{:02}/2024 10:{:02}", 1 + k % 28, 1 + k % 12, k % 60),
+            "day-month-year",
+        ),
+        (&|k| format!("{}.{}.2024", 1 + k % 12, 1 + k % 11), "day-month-year"),
+    ] {
+        let text = rows("d,y", 300, |k| format!("{},{}", date(k), label(k)));
+        let config = draft(&text, "y");
+        let line = "{ name = \"d.weekday\", from = \"d\", date = \"weekday\", date_order = ";
+        has(&config, line, order);
+        // A split by the time of the date works, too.
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("data.csv"), &text).unwrap();
+        let by_time = config.replace("# split = { by = \"time\"", "split = { by = \"time\"");
+        assert_ne!(by_time, config);
+        fs::write(folder.path().join("m.toml"), by_time).unwrap();
+        succeed(folder.path(), &["train", "m.toml", "-q", "--epochs", "1"]);
+    }
+    let text = rows("d,y", 300, |k| format!("2024-02-{:02},{}", 1 + k % 30, label(k)));
+    assert!(!draft(text, "y").contains("date = "), "2024-02-30 is no date");
 }

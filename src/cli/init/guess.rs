@@ -6,7 +6,7 @@ use super::leak::{self, SUSPICIOUS};
 use super::target::Target;
 use super::text::quoted;
 use crate::data::{
-    ColumnProfile, DateOrder, Label, MARKERS, NOTATIONS, Notation, Place, Profile, date_order,
+    ColumnProfile, Date, DateOrder, DatePart, Label, MARKERS, NOTATIONS, Notation, Place, Profile,
     percent,
 };
 
@@ -46,19 +46,10 @@ pub(super) enum Kind {
         separator: &'static str,
         min_count: u32,
     },
-    /// The parts of a date that differ between rows.
-    Date(Vec<DatePart>),
+    /// A date, with the parts that say something about the rows.
+    Date(DateOrder, Vec<(DatePart, &'static str)>),
     /// A column that no line of a configuration can name.
     Nameless,
-}
-
-/// A part of a date.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) struct DatePart {
-    pub(super) name: &'static str,
-    /// The expression that finds the part.
-    pub(super) pattern: &'static str,
-    pub(super) is_number: bool,
 }
 
 impl Guesses {
@@ -109,7 +100,7 @@ impl Guesses {
                 (None, Kind::Number { .. }) => 0,
                 (None, Kind::Category { .. }) => 1,
                 (None, Kind::List { .. }) => 2,
-                (None, Kind::Date(_)) => 3,
+                (None, Kind::Date(..)) => 3,
             };
             counts[place] += 1;
         }
@@ -220,12 +211,10 @@ impl Context<'_> {
             }
             return (self.number(k), None);
         }
-        if column.dates == filled
-            && let Some(order) = date_order(values.iter().copied())
-        {
+        if let Some(order) = column.date_order(marked(column, self.markers)) {
             let parts = parts(order, &values);
-            let reason = parts.is_empty().then(|| "a date whose parts are all the same".to_owned());
-            return (Kind::Date(parts), reason);
+            let reason = parts.is_empty().then(|| "it is the same date in every row".to_owned());
+            return (Kind::Date(order, parts), reason);
         }
         if let Some(separator) = separator(&values) {
             let min_count = if self.profile.rows < 1_000 { 1 } else { 5 };
@@ -294,7 +283,7 @@ impl Context<'_> {
     fn leak(&self, k: usize, kind: &Kind) -> Option<String> {
         let numbers = match kind {
             Kind::Number { .. } => Some(self.numbers(k)),
-            Kind::Nameless | Kind::Date(_) => return None,
+            Kind::Nameless | Kind::Date(..) => return None,
             _ => None,
         };
         let is_known: Vec<usize> =
@@ -384,25 +373,19 @@ fn separator(values: &[&str]) -> Option<&'static str> {
     (is_text && values.len() >= 10).then_some(" ")
 }
 
-/// Returns the parts of dates that differ between the values.
-fn parts(order: DateOrder, values: &[&str]) -> Vec<DatePart> {
-    let part = |name, pattern, is_number| DatePart { name, pattern, is_number };
-    let [year, month, day] = match order {
-        DateOrder::YearMonthDay => [r"^(\d{4})", r"^\d+\D(\d+)", r"^\d+\D\d+\D(\d+)"],
-        DateOrder::DayMonthYear => [r"^\d+\D\d+\D(\d{4})", r"^\d+\D(\d+)", r"^(\d+)"],
-        DateOrder::MonthDayYear => [r"^\d+\D\d+\D(\d{4})", r"^(\d+)", r"^\d+\D(\d+)"],
+/// Returns the parts of dates that differ between the values, with their names in configurations:
+/// first the time that has passed, which is a number.
+fn parts(order: DateOrder, values: &[&str]) -> Vec<(DatePart, &'static str)> {
+    let dates: Vec<Date<'_>> =
+        values.iter().filter_map(|value| Date::parse(value, order)).collect();
+    let passed = match dates.iter().any(|date| date.has_time) {
+        true => (DatePart::Seconds, "seconds"),
+        false => (DatePart::Days, "days"),
     };
-    let all = [
-        part("year", year, true),
-        part("month", month, false),
-        part("day", day, true),
-        part("hour", r"[T ]+(\d+):", false),
-    ];
-    let differs = |part: &DatePart| {
-        let Ok(pattern) = regex::Regex::new(part.pattern) else { return false };
-        let found =
-            values.iter().filter_map(|value| Some(pattern.captures(value)?.get(1)?.as_str()));
-        found.collect::<HashSet<_>>().len() > 1
+    let cycles =
+        [(DatePart::Month, "month"), (DatePart::Weekday, "weekday"), (DatePart::Hour, "hour")];
+    let differs = |(part, _): &(DatePart, &str)| {
+        dates.iter().map(|date| date.part(*part)).collect::<HashSet<_>>().len() > 1
     };
-    all.into_iter().filter(differs).collect()
+    [passed].into_iter().chain(cycles).filter(differs).collect()
 }

@@ -5,7 +5,7 @@ use std::fmt::Write;
 
 use super::guess::{Guess, Guesses, Kind};
 use super::target::Target;
-use crate::data::{Layout, Notation, Profile, percent};
+use crate::data::{DateOrder, DatePart, Layout, Notation, Profile, percent};
 use crate::train::Config;
 
 /// The column at which comments begin.
@@ -36,8 +36,8 @@ pub(super) fn write(
     );
     if is_criteo(layout, profile) {
         text.push_str(
-            "# These seem to be Criteo click logs, which `format = \"criteo\"` reads without label,\n\
-             # delimiter, header, dense and categorical.\n",
+            "# These seem to be Criteo click logs: `format = \"criteo\"` reads them\n\
+             # without label, delimiter, header, dense and categorical.\n",
         );
     }
     let paths: Vec<String> = paths.iter().map(|path| quoted(path)).collect();
@@ -77,24 +77,29 @@ pub(super) fn write(
     if let Some(thousands) = thousands {
         line(&mut text, format!("thousands = {}", quoted(&thousands.to_string())), "");
     }
+    let derived = derived(profile, guesses);
     if target.needs_all_rows || profile.held_out.contains(&0) {
         let comment = "too few rows to hold some back";
         let split = "split = { by = \"hash\", validation = 0.0, test = 0.0 }";
         line(&mut text, split.into(), comment);
-    } else if let Some(column) = time_column(profile, guesses) {
-        let name = quoted(&profile.columns[column].name);
+    } else if let Some(column) = time_column(profile, guesses, &derived) {
+        let name = quoted(column);
         let split = format!("# split = {{ by = \"time\", column = {name} }}");
         text.push_str(&commented(&split, "the latest rows for validation and test"));
     }
-    let derived = derived(profile, guesses);
     if !derived.is_empty() {
         line(&mut text, "derive = [".into(), "the parts of dates");
         for part in &derived {
             let (name, from) = (quoted(&part.name), quoted(&part.from));
+            let order = match part.order {
+                DateOrder::YearMonthDay => "",
+                DateOrder::DayMonthYear => ", date_order = \"day-month-year\"",
+                DateOrder::MonthDayYear => ", date_order = \"month-day-year\"",
+            };
             let _ = writeln!(
                 text,
-                "    {{ name = {name}, from = {from}, pattern = '{}' }},",
-                part.pattern
+                "    {{ name = {name}, from = {from}, date = \"{}\"{order} }},",
+                part.part
             );
         }
         text.push_str("]\n");
@@ -139,7 +144,8 @@ fn label_comment(target: &Target) -> String {
 struct Derived {
     name: String,
     from: String,
-    pattern: &'static str,
+    part: &'static str,
+    order: DateOrder,
     is_number: bool,
 }
 
@@ -148,15 +154,16 @@ fn derived(profile: &Profile, guesses: &Guesses) -> Vec<Derived> {
         profile.columns.iter().map(|column| column.name.clone()).collect();
     let mut all = Vec::new();
     for guess in guesses.columns.iter().filter(|guess| guess.left_out.is_none()) {
-        let Kind::Date(parts) = &guess.kind else { continue };
+        let Kind::Date(order, parts) = &guess.kind else { continue };
         let from = &profile.columns[guess.column].name;
-        for part in parts {
-            let mut name = format!("{from}.{}", part.name);
+        for &(part, part_name) in parts {
+            let mut name = format!("{from}.{part_name}");
             while !taken.insert(name.clone()) {
                 name.push('_');
             }
-            let (pattern, is_number) = (part.pattern, part.is_number);
-            all.push(Derived { name, from: from.clone(), pattern, is_number });
+            let is_number = matches!(part, DatePart::Seconds | DatePart::Days);
+            let (from, part, order) = (from.clone(), part_name, *order);
+            all.push(Derived { name, from, part, order, is_number });
         }
     }
     all
@@ -168,7 +175,7 @@ fn write_columns(text: &mut String, profile: &Profile, guesses: &Guesses, derive
         let belongs = |guess: &&Guess| match guess.kind {
             Kind::Number { .. } => is_dense,
             Kind::Category { .. } | Kind::List { .. } => !is_dense,
-            Kind::Date(_) | Kind::Nameless => !is_dense && guess.left_out.is_some(),
+            Kind::Date(..) | Kind::Nameless => !is_dense && guess.left_out.is_some(),
         };
         let mut lines: Vec<String> =
             guesses.columns.iter().filter(belongs).map(|guess| line(profile, guess)).collect();
@@ -198,7 +205,7 @@ fn line(profile: &Profile, guess: &Guess) -> String {
         Kind::List { separator, min_count } => {
             format!(", separator = {}, min_count = {min_count}", quoted(separator))
         }
-        Kind::Date(_) | Kind::Nameless => String::new(),
+        Kind::Date(..) | Kind::Nameless => String::new(),
     };
     let entry = format!("{{ column = {column}{settings} }},");
     match &guess.left_out {
@@ -219,8 +226,12 @@ fn is_criteo(layout: &Layout, profile: &Profile) -> bool {
         && categories.flat_map(|column| &column.examples).all(is_hexadecimal)
 }
 
-/// Returns the first column that seems to hold times as numbers.
-fn time_column(profile: &Profile, guesses: &Guesses) -> Option<usize> {
+/// Returns the first column that seems to hold times as numbers, and has one in each row.
+fn time_column<'a>(
+    profile: &'a Profile,
+    guesses: &Guesses,
+    derived: &'a [Derived],
+) -> Option<&'a str> {
     let is_time = |guess: &&Guess| {
         let column = &profile.columns[guess.column];
         let lower = column.name.to_lowercase();
@@ -229,5 +240,12 @@ fn time_column(profile: &Profile, guesses: &Guesses) -> Option<usize> {
             .any(|name| lower == *name || lower.ends_with(&format!("_{name}")));
         is_named && column.empty == 0 && matches!(guess.kind, Kind::Number { .. })
     };
-    guesses.columns.iter().find(is_time).map(|guess| guess.column)
+    let is_complete = |part: &&Derived| {
+        let mut columns = profile.columns.iter().filter(|column| column.name == part.from);
+        part.is_number && columns.all(|column| column.empty == 0)
+    };
+    let column = guesses.columns.iter().find(is_time);
+    column
+        .map(|guess| profile.columns[guess.column].name.as_str())
+        .or_else(|| derived.iter().find(is_complete).map(|part| part.name.as_str()))
 }

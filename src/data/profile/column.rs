@@ -1,10 +1,8 @@
 //! The description of one column.
 
 use std::collections::HashMap;
-use std::sync::LazyLock;
 
-use regex::Regex;
-
+use super::super::date::{Date, DateOrder};
 use super::super::hash::hash64;
 use super::super::number::{self, Notation};
 
@@ -28,6 +26,10 @@ pub(crate) const NOTATIONS: [Notation; 6] = [
     notation('.', Some('\'')),
 ];
 
+/// The orders of dates that are tried.
+const DATE_ORDERS: [DateOrder; 3] =
+    [DateOrder::YearMonthDay, DateOrder::DayMonthYear, DateOrder::MonthDayYear];
+
 /// The largest number of distinct texts of a column that are kept as texts, and their largest size.
 const MAX_TEXTS: usize = 2_000;
 const MAX_TEXT_BYTES: usize = 256;
@@ -49,9 +51,8 @@ pub(crate) struct ColumnProfile {
     /// The number of fields of digits alone, and of those among them that begin with a zero.
     pub(crate) integers: u64,
     pub(crate) zero_led: u64,
-    /// The number of fields that are a date, and of those with a time.
-    pub(crate) dates: u64,
-    pub(crate) times: u64,
+    /// The number of fields that are dates in each of [`DATE_ORDERS`].
+    pub(crate) dates: [u64; DATE_ORDERS.len()],
     /// The number of rows of each distinct text, by its hash, up to a limit.
     counts: HashMap<u64, u32>,
     limit: usize,
@@ -77,8 +78,7 @@ impl ColumnProfile {
             numbers: [0; NOTATIONS.len()],
             integers: 0,
             zero_led: 0,
-            dates: 0,
-            times: 0,
+            dates: [0; DATE_ORDERS.len()],
             counts: HashMap::new(),
             limit,
             counted: None,
@@ -144,9 +144,8 @@ impl ColumnProfile {
         if let Some(marker) = MARKERS.iter().position(|marker| *marker == text) {
             self.markers[marker] += 1;
         }
-        if let Some(has_time) = date(text) {
-            self.dates += 1;
-            self.times += u64::from(has_time);
+        for (count, order) in self.dates.iter_mut().zip(DATE_ORDERS) {
+            *count += u64::from(Date::parse(text, order).is_some());
         }
     }
 
@@ -175,97 +174,20 @@ impl ColumnProfile {
         self.counts.len() as f64 / self.counted.unwrap_or(self.filled()).max(1) as f64
     }
 
+    /// Returns the order in which all fields that are not missing are dates; `None` if there is
+    /// none. If several are possible, a slash means that the month comes first. `missing` is the
+    /// number of fields with markers of missing values.
+    pub(crate) fn date_order(&self, missing: u64) -> Option<DateOrder> {
+        let filled = self.filled() - missing;
+        let is_slashed = self.examples.iter().any(|text| text.contains('/'));
+        let preferred = if is_slashed { DateOrder::MonthDayYear } else { DateOrder::DayMonthYear };
+        let orders = DATE_ORDERS.into_iter().zip(self.dates);
+        let possible = orders.filter(|&(_, count)| count == filled).map(|(order, _)| order);
+        possible.min_by_key(|order| *order != preferred)
+    }
+
     /// Returns the number of texts that occur at least so often.
     pub(crate) fn frequent(&self, least: u32) -> usize {
         self.counts.values().filter(|&&count| count >= least).count()
-    }
-}
-
-/// Returns whether a text is a date with a time, or without one; `None` if it is no date.
-fn date(text: &str) -> Option<bool> {
-    static DATE: LazyLock<Option<Regex>> = LazyLock::new(|| {
-        let clock = r"(\d{1,2}:\d{2}(?::\d{2}(?:[.,]\d+)?)?)(?: ?[AaPp][Mm])?";
-        let zone = r"(?: ?Z| ?UTC| ?[+-]\d{2}:?\d{2})?";
-        let days = r"\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.]\d{4}";
-        Regex::new(&format!("^(?:{days})(?:[T ]+{clock}{zone})?$")).ok()
-    });
-    let is_possible = (8..=40).contains(&text.len()) && text.as_bytes()[0].is_ascii_digit();
-    let groups = is_possible.then(|| DATE.as_ref()?.captures(text)).flatten()?;
-    Some(groups.get(1).is_some())
-}
-
-/// The order of the parts of dates.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum DateOrder {
-    YearMonthDay,
-    DayMonthYear,
-    MonthDayYear,
-}
-
-/// Returns the order of the parts of dates; `None` if they are not all written alike. If the dates
-/// do not tell, a slash means that the month comes first.
-pub(crate) fn date_order<'a>(texts: impl Iterator<Item = &'a str>) -> Option<DateOrder> {
-    let (mut year_first, mut day_first, mut month_first) = (0, 0, 0);
-    let (mut count, mut slashes) = (0, 0);
-    for text in texts.filter(|text| date(text).is_some()) {
-        count += 1;
-        slashes += u32::from(text.contains('/'));
-        let parts: Vec<u32> = text
-            .split(['-', '/', '.', ' ', 'T'])
-            .take(2)
-            .map(|part| part.parse().unwrap_or(0))
-            .collect();
-        match parts[..] {
-            [first, _] if first > 31 => year_first += 1,
-            [first, _] if first > 12 => day_first += 1,
-            [_, second] if second > 12 => month_first += 1,
-            _ => {}
-        }
-    }
-    match (year_first, day_first, month_first) {
-        (n, 0, 0) if n > 0 && n == count => Some(DateOrder::YearMonthDay),
-        (0, n, 0) if n > 0 => Some(DateOrder::DayMonthYear),
-        (0, 0, n) if n > 0 => Some(DateOrder::MonthDayYear),
-        (0, 0, 0) if count > 0 && slashes == count => Some(DateOrder::MonthDayYear),
-        (0, 0, 0) if count > 0 => Some(DateOrder::DayMonthYear),
-        _ => None,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn dates_are_told_from_other_texts() {
-        for (text, expected) in [
-            ("2024-01-31", Some(false)),
-            ("2024/1/31", Some(false)),
-            ("31.12.2024", Some(false)),
-            ("2024-01-31T12:00:00Z", Some(true)),
-            ("2024-01-31 12:00", Some(true)),
-            ("1/31/2024 1:05 PM", Some(true)),
-            ("2024-01-31T12:00:00.5+02:00", Some(true)),
-            ("2024-01", None),
-            ("192.168.1.2004", None),
-            ("12:00", None),
-            ("2024-01-31x", None),
-            ("a2024-01-31", None),
-        ] {
-            assert_eq!(date(text), expected, "{text}");
-        }
-    }
-
-    #[test]
-    fn the_order_of_dates_is_that_of_the_one_that_tells() {
-        let order = |texts: &[&str]| date_order(texts.iter().copied());
-        assert_eq!(order(&["2024-01-31", "2024-12-01"]), Some(DateOrder::YearMonthDay));
-        assert_eq!(order(&["01/02/2024", "31/12/2024"]), Some(DateOrder::DayMonthYear));
-        assert_eq!(order(&["01/02/2024", "12/31/2024"]), Some(DateOrder::MonthDayYear));
-        assert_eq!(order(&["01/02/2024"]), Some(DateOrder::MonthDayYear));
-        assert_eq!(order(&["01.02.2024"]), Some(DateOrder::DayMonthYear));
-        assert_eq!(order(&["31/12/2024", "12/31/2024"]), None);
-        assert_eq!(order(&["2024-01-31", "31.12.2024"]), None);
-        assert_eq!(order(&[]), None);
     }
 }

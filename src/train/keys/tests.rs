@@ -299,6 +299,9 @@ fn resolved(file: &str) -> String {
     config.data.trim = Some(dialect.trim);
     config.data.max_field_bytes = Some(dialect.max_field_bytes);
     config.data = config.data.with_defaults();
+    for derive in &mut config.data.derive {
+        derive.date_order.get_or_insert_default();
+    }
     for categorical in &mut config.data.categorical {
         categorical.min_count.get_or_insert(1);
     }

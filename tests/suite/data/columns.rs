@@ -198,3 +198,38 @@ fn folders_and_patterns_are_files_whose_columns_may_be_in_any_order() {
     let all = read_all(&mut stream, 200).unwrap().remove(0);
     assert_eq!((all.dense[0], all.dense[64]), (7.0, 0.0));
 }
+
+#[test]
+fn parts_of_dates_are_columns() {
+    let text = "x,c,y\n".to_owned()
+        + &(0..64)
+            .map(|k| format!("{},2024-01-{:02}T{:02}:00,{}\n", k, 1 + k % 31, k % 24, k % 2))
+            .collect::<String>();
+    let folder = folder(&[("f.csv", text.as_bytes())]);
+    let toml = "train = 'f.csv'\nlabel = 'y'\nderive = [{ name = 's', from = 'c', date = \
+                'seconds' }, { name = 'w', from = 'c', date = 'weekday' }, { name = 'h', from = \
+                'c', date = 'hour', bucket = 6 }]\ndense = [{ column = 's', transform = 'none' \
+                }]\ncategorical = [{ column = 'w' }, { column = 'h' }]\nsplit = { by = 'time', \
+                column = 's', validation = 0.1, test = 0.2 }";
+    let (encoder, splits) = fit(&config(toml), folder.path()).unwrap();
+    // Seven days, four buckets of the hour, and row 0 of each.
+    let sizes: Vec<_> = encoder.features().iter().map(|f| f.num_embeddings).collect();
+    assert_eq!(sizes, [8, 5]);
+    let seconds = |rows: &bagdot::data::Dataset| {
+        let all: Vec<u32> = (0..rows.len() as u32).collect();
+        super::gather(rows, &all).dense
+    };
+    let first = 1_704_067_200.0;
+    let (train, test) = (seconds(&splits.train), seconds(&splits.test));
+    assert!(train.iter().chain(&test).all(|&x| (first..first + 31.0 * 86_400.0).contains(&x)));
+    let latest = train.iter().copied().fold(f32::MIN, f32::max);
+    assert!(test.iter().all(|&x| x >= latest), "{latest}");
+    let wrong = message(&toml.replace("train = 'f.csv'\n", ""), &text.replace("-31T", "-32T"));
+    assert!(wrong.starts_with("f.csv:32: column \"c\" holds \"2024-01-32T06:00\", in"), "{wrong}");
+    let missing = text.replace("2024-01-02T01:00", "");
+    let message = message(
+        &toml.replace("train = 'f.csv'\n", "").replace("'time', column = 's'", "'hash'"),
+        &missing,
+    );
+    assert_eq!(message, "no error");
+}
