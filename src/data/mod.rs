@@ -81,8 +81,8 @@ mod wildcard;
 
 #[cfg(feature = "cli")]
 pub(crate) use self::{
-    date::Date, error::Place, label::Label, number::Notation, profile::*, shown::percent,
-    wildcard::find_files,
+    date::Date, error::Place, label::Label, number::Notation, number::parse as parse_number,
+    profile::*, shown::percent, wildcard::find_files,
 };
 pub use config::{
     Categorical, Criteo, DataConfig, Dense, Derive, Format, Join, JoinOn, Missing, Split,

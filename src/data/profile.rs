@@ -48,10 +48,8 @@ impl Profile {
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<Self> {
         check_rereadable(files)?;
-        let (meter, mut total) = (Arc::new(Meter::default()), 0);
-        for file in files {
-            total += Source::File(file.clone()).size();
-        }
+        let meter = Arc::new(Meter::default());
+        let total = files.iter().map(|file| Source::File(file.clone()).size()).sum();
         let names = &layout.names;
         let limit = (MAX_DISTINCT / names.len().max(1)).clamp(64, 200_000);
         let mut columns: Vec<ColumnProfile> =
@@ -90,8 +88,8 @@ impl Profile {
     }
 }
 
-/// Returns the numbers of the columns in a file, in the order of `names`. A name that stands twice
-/// in the header means its first column.
+/// Returns the numbers of the columns in a file, in the order of `names`. Names that stand twice are
+/// an error if the header has another order.
 fn places(names: &[String], records: &Delimited, file: &str) -> Result<Vec<usize>> {
     let header = records.header();
     if header == names {

@@ -127,6 +127,10 @@ fn syntax_is_guessed() {
     let lines =
         ["delimiter = \";\"", "decimal = \",\"", "thousands = \".\"", "{ column = \"preis\""];
     with_label("y", german.as_bytes(), &lines);
+    // The label is read in the notation of the other columns, which its point would not survive.
+    let ambiguous = rows("a;b;y", 300, |k| format!("{},5;{};1.{:03}", k % 50, k % 4, k % 7));
+    let config = with_label("y >= 1.003", ambiguous.as_bytes(), &["{ column = \"a\""]);
+    assert!(!config.contains("\ndecimal"), "{config}");
     let comma = rows("x\tc\ty", 300, |k| format!("{},{}\tc{}\t{}", k % 7, k % 10, k % 4, label(k)));
     let config = with_label("y", comma.as_bytes(), &["delimiter = \"\\t\"", "decimal = \",\""]);
     assert!(!config.contains("\nthousands"), "{config}");
@@ -171,7 +175,9 @@ fn labels_of_all_kinds_become_conditions() {
         (&["-1", "1"], "y", "label = \"y = 1\""),
         (&["<=50K", ">50K", "<=50K"], "y", "label = \"y = >50K\""),
         (&["'a'", "'b'", "'a'"], "y", "label = \"y = \\\"'b'\\\"\""),
-        (&["1", "."], "y", "label = \"y = .\""),
+        (&["yes", "no", "no", "?"], "y", "label = \"y = yes\""),
+        (&["1", "n"], "y", "label = \"y = n\""),
+        (&["1", "."], "y != .", "label = \"y != .\""),
         (&["5", "5", "x", "z"], "y", "label = \"y = x\""),
         (&["a", "b", "c", "b"], "y", "label = \"y = b\""),
         (&["1", "2", "3", "4", "5"], "y", "label = \"y >= "),
@@ -220,11 +226,17 @@ fn what_cannot_be_learned_is_refused() {
         ("x,y,y\n1,0,1\n2,1,0\n", "y", 1, "data.csv: the header names column \"y\" twice"),
         (",x\n1,0\n2,1\n", "", 2, "the column of the label has no name"),
         ("x,a=b\n1,0\n2,1\n", "a=b", 2, "has a comparison sign"),
+        ("x,y\n1,0\n2,NA\n3,1\n", "y", 2, "\"NA\" in 1 rows, which marks a missing value"),
         ("x,y\n1,0\n2,NA\n3,1\n", "y >= 1", 2, "holds \"NA\", which the condition"),
     ] {
         let (found, message) = init(text, &["--label", label]);
         assert!(found == code && message.contains(expected), "{text:?} {found}: {message}");
     }
+    let many = rows("x,y", 3000, |k| {
+        format!("{},{}", k % 9, if k == 99 { "no".into() } else { k.to_string() })
+    });
+    let (code, message) = init(&many, &["--label", "y >= 5"]);
+    assert!(code == 2 && message.contains("holds texts, which the condition"), "{message}");
     fs::write(folder.path().join("data.csv"), b"x,y\n1,a\n2,\xe9\n").unwrap();
     let (_, message) = fail(folder.path(), &["init", "data.csv", "-q", "--label", "y"]);
     assert!(message.contains("data.csv:3: column \"y\" is not valid UTF-8"), "{message}");

@@ -6,8 +6,7 @@ use super::leak::{self, SUSPICIOUS};
 use super::target::Target;
 use super::text::quoted;
 use crate::data::{
-    ColumnProfile, Date, DateOrder, DatePart, Label, MARKERS, NOTATIONS, Notation, Place, Profile,
-    percent,
+    ColumnProfile, Date, DateOrder, DatePart, MARKERS, NOTATIONS, Notation, Profile, percent,
 };
 
 /// The markers that are no other value in any column.
@@ -54,20 +53,13 @@ pub(super) enum Kind {
 
 impl Guesses {
     pub(super) fn of(profile: &Profile, target: &Target) -> Self {
-        let label = &profile.columns[target.column];
-        let notation = notation(profile, label);
-        let markers = markers(profile, label, notation);
-        let parsed = Label::parse(&target.rule).map(Label::trimmed);
-        let place = Place { file: "", line: 0 };
-        let labels: Vec<f32> = match &parsed {
-            Ok(parsed) => profile
-                .sample
-                .iter()
-                .map(|row| parsed.of(&row[target.column], place).unwrap_or(f32::NAN))
-                .collect(),
-            Err(_) => vec![f32::NAN; profile.sample.len()],
-        };
-        let context = Context { profile, notation, markers: &markers, labels: &labels };
+        let notation = notation(profile, target.column);
+        let markers = markers(profile, &profile.columns[target.column], notation);
+        let labels = target.labels(profile);
+        let mut names = HashSet::new();
+        let repeated = profile.columns.iter().map(|column| column.name.as_str());
+        let repeated = repeated.filter(|name| !names.insert(*name)).collect();
+        let context = Context { profile, notation, markers: &markers, labels: &labels, repeated };
         let columns = (0..profile.columns.len()).filter(|&k| k != target.column);
         Self {
             notation: NOTATIONS[notation],
@@ -114,16 +106,19 @@ impl Guesses {
     }
 }
 
-/// Returns the number of the notation in which most columns have numbers alone.
-fn notation(profile: &Profile, label: &ColumnProfile) -> usize {
-    let fits_label =
-        |k: usize| label.numbers[0] < label.filled() || label.numbers[k] == label.numbers[0];
-    let columns = |k: usize| {
-        profile.columns.iter().filter(|column| is_numeric(column, k, &ALL_MARKERS)).count()
+/// Returns the number of the notation in which most columns have numbers alone. `label` is the
+/// number of the label's column.
+fn notation(profile: &Profile, label: usize) -> usize {
+    // The condition of the label was made in the plain notation.
+    let is_text = profile.columns[label].numbers[0] < profile.columns[label].filled();
+    let is_whole = |row: &Vec<String>| !row[label].contains(['.', ',']);
+    let is_free = is_text || profile.sample.iter().all(is_whole);
+    let columns = |k: &usize| {
+        profile.columns.iter().filter(|column| is_numeric(column, *k, &ALL_MARKERS)).count()
     };
-    let counts: Vec<usize> = (0..NOTATIONS.len()).map(columns).collect();
-    let most = counts.iter().copied().max().unwrap_or(0);
-    (0..NOTATIONS.len()).find(|&k| counts[k] == most && fits_label(k)).unwrap_or(0)
+    let possible = if is_free { 0..NOTATIONS.len() } else { 0..1 };
+    // Of several notations, the first one is the most frequent.
+    possible.rev().max_by_key(columns).unwrap_or(0)
 }
 
 const ALL_MARKERS: [usize; MARKERS.len()] = {
@@ -164,7 +159,10 @@ struct Context<'a> {
     profile: &'a Profile,
     notation: usize,
     markers: &'a [usize],
+    /// The labels of the sample.
     labels: &'a [f32],
+    /// The names that several columns have.
+    repeated: HashSet<&'a str>,
 }
 
 impl Context<'_> {
@@ -177,12 +175,11 @@ impl Context<'_> {
     /// Returns the kind of a column, and the reason for leaving it out.
     fn kind(&self, k: usize) -> (Kind, Option<String>) {
         let column = &self.profile.columns[k];
-        let names = self.profile.columns.iter().map(|column| &column.name);
         let out = |kind, reason: &str| (kind, Some(reason.to_owned()));
         if column.name.is_empty() {
             return out(Kind::Nameless, "it has no name");
         }
-        if names.filter(|name| **name == column.name).count() > 1 {
+        if self.repeated.contains(column.name.as_str()) {
             return out(Kind::Nameless, "its name stands twice in the header");
         }
         let category = Kind::Category { min_count: self.min_count(column) };
@@ -286,14 +283,8 @@ impl Context<'_> {
             Kind::Nameless | Kind::Date(..) => return None,
             _ => None,
         };
-        let is_known: Vec<usize> =
-            (0..self.labels.len()).filter(|&row| !self.labels[row].is_nan()).collect();
         let texts: Vec<&str> = self.values(k).map(Option::unwrap_or_default).collect();
-        let texts: Vec<&str> = is_known.iter().map(|&row| texts[row]).collect();
-        let numbers: Option<Vec<_>> =
-            numbers.map(|numbers| is_known.iter().map(|&row| numbers[row]).collect());
-        let labels: Vec<f32> = is_known.iter().map(|&row| self.labels[row]).collect();
-        let auc = leak::auc(&texts, numbers.as_deref(), &labels)?;
+        let auc = leak::auc(&texts, numbers.as_deref(), self.labels)?;
         (auc > SUSPICIOUS).then(|| {
             format!("alone it tells the label (AUC {auc:.4}): is it known before the answer is?")
         })

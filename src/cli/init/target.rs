@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use super::super::error::CliError;
 use super::text::quoted;
-use crate::data::{ColumnProfile, DataError, Label, Place, Profile, percent};
+use crate::data::{
+    ColumnProfile, DataError, Label, MARKERS, Place, Profile, parse_number, percent,
+};
 
 /// The label: its column, and the setting that makes 0 or 1 of it.
 #[derive(Clone, Debug, PartialEq)]
@@ -26,6 +28,9 @@ const POSITIVE: [&str; 16] = [
     "1", "yes", "y", "true", "t", "positive", "pos", "click", "clicked", "success", "good", "on",
     "like", "buy", "churned", "spam",
 ];
+
+/// The values of a column, with the numbers of all and of training rows.
+type Values<'a> = Vec<(&'a String, &'a [u64; 2])>;
 
 /// Returns the name of the column in a label that a user gives: a column, or a condition.
 pub(super) fn column_of(label: &str) -> String {
@@ -91,86 +96,84 @@ impl Target {
             )));
         }
         let is_numeric = column.numbers[0] == column.filled();
-        let values = sorted_values(column);
-        let with = |rule: String, remark: Option<String>| Self { rule, remark, ..Self::of(k) };
-        let numbers: Option<Vec<(f64, u64)>> = match (&values, is_numeric) {
-            (Some(values), true) => {
-                values.iter().map(|(text, counts)| Some((text.parse().ok()?, counts[0]))).collect()
-            }
-            _ => None,
-        };
-        Ok(match (values, numbers) {
-            (Some(_), Some(mut numbers)) => {
-                numbers.sort_by(|a, b| a.0.total_cmp(&b.0));
-                numbers.dedup_by(|next, last| {
-                    next.0 == last.0 && {
-                        last.1 += next.1;
-                        true
-                    }
-                });
-                match numbers[..] {
-                    [_] => return Err(constant(column)),
-                    _ if numbers.iter().all(|&(x, _)| x == 0.0 || x == 1.0) => {
-                        with(name.clone(), None)
-                    }
-                    [_, (high, _)] => with(format!("{name} = {high}"), None),
-                    _ => {
-                        let total = column.filled() as f64;
-                        let threshold = threshold(&numbers, total);
-                        let remark = format!(
-                            "a guess: the column has {} numbers; about half of the rows count as 1",
-                            numbers.len()
-                        );
-                        with(format!("{name} >= {threshold}"), Some(remark))
-                    }
-                }
-            }
-            (Some(values), None) => {
-                let is_positive = |text: &String| POSITIVE.contains(&text.to_lowercase().as_str());
-                match values[..] {
-                    [] | [_] => return Err(constant(column)),
-                    [(first, _), (second, _)] => {
-                        // Of two values, the rarer one is that of interest. Only a text can be
-                        // compared with both numbers and texts.
-                        let value = match (is_positive(first), is_positive(second)) {
-                            _ if is_number(first) != is_number(second) => {
-                                if is_number(first) {
-                                    second
-                                } else {
-                                    first
-                                }
-                            }
-                            (true, false) => first,
-                            _ => second,
-                        };
-                        with(format!("{name} = {}", condition_value(value)), None)
-                    }
-                    [..] => {
-                        let text = values.iter().find(|(text, _)| !is_number(text));
-                        let value = text.map_or("", |(text, _)| text.as_str());
-                        let remark = format!(
-                            "a guess: the column has {} values, of which one must be chosen",
-                            values.len()
-                        );
-                        with(format!("{name} = {}", condition_value(value)), Some(remark))
-                    }
-                }
-            }
-            (None, _) if is_numeric => {
+        match sorted_values(column) {
+            Some(values) if is_numeric => Self::of_numbers(k, column, &values),
+            Some(values) => Self::of_texts(k, column, &values),
+            None if is_numeric => {
                 let remark = "a guess: the column has many numbers; about half of the rows count \
                               as 1";
-                with(String::new(), Some(remark.into()))
+                Ok(Self { remark: Some(remark.into()), ..Self::of(k) })
             }
-            (None, _) => {
-                return Err(CliError::Usage(format!(
-                    "column {} has many texts, such as {}: write the condition under which a row \
-                     counts as 1, as in --label '{name} = {}'",
-                    quoted(name),
-                    column.examples.iter().map(|text| quoted(text)).collect::<Vec<_>>().join(", "),
-                    column.examples.first().map_or("", String::as_str)
-                )));
+            None => Err(CliError::Usage(format!(
+                "column {} has many texts, such as {}: write the condition under which a row \
+                 counts as 1, as in --label '{name} = {}'",
+                quoted(name),
+                column.examples.iter().map(|text| quoted(text)).collect::<Vec<_>>().join(", "),
+                column.examples.first().map_or("", String::as_str)
+            ))),
+        }
+    }
+
+    fn of_numbers(k: usize, column: &ColumnProfile, values: &Values<'_>) -> Result<Self, CliError> {
+        let name = &column.name;
+        let number = |(text, counts): &(&String, &[u64; 2])| Some((text.parse().ok()?, counts[0]));
+        let mut numbers: Vec<(f64, u64)> = values.iter().filter_map(number).collect();
+        numbers.sort_by(|a, b| a.0.total_cmp(&b.0));
+        let mut distinct: Vec<f64> = numbers.iter().map(|&(number, _)| number).collect();
+        distinct.dedup();
+        let (rule, remark) = match distinct[..] {
+            [] | [_] => return Err(constant(column)),
+            [0.0, 1.0] => (name.clone(), None),
+            [_, high] => (format!("{name} = {high}"), None),
+            _ => {
+                let remark = format!(
+                    "a guess: the column has {} numbers; about half of the rows count as 1",
+                    distinct.len()
+                );
+                let threshold = threshold(&numbers, column.filled() as f64);
+                (format!("{name} >= {threshold}"), Some(remark))
             }
-        })
+        };
+        Ok(Self { rule, remark, ..Self::of(k) })
+    }
+
+    fn of_texts(k: usize, column: &ColumnProfile, values: &Values<'_>) -> Result<Self, CliError> {
+        let name = &column.name;
+        let is_marker = |text: &str| MARKERS.contains(&text);
+        let (marked, others): (Vec<_>, Vec<_>) =
+            values.iter().partition(|(text, _)| is_marker(text));
+        let are_numbers = others.iter().all(|(text, _)| parse_number(text).is_some());
+        if let Some((text, counts)) = marked.first()
+            && (others.len() < 2 || are_numbers)
+        {
+            return Err(CliError::Usage(format!(
+                "the label {} is {} in {} rows, which marks a missing value: remove these rows, or \
+                 write a condition, as in --label '{name} != {text}'",
+                quoted(name),
+                quoted(text),
+                counts[0]
+            )));
+        }
+        // Only a text can be compared with both numbers and texts.
+        let texts = || others.iter().map(|(text, _)| *text);
+        let comparable = || texts().filter(|text| are_numbers || parse_number(text).is_none());
+        let is_positive = |text: &&String| POSITIVE.contains(&text.to_lowercase().as_str());
+        let (value, remark) = match others.len() {
+            0 | 1 => return Err(constant(column)),
+            // Of two values, the rarer one is that of interest.
+            2 => {
+                let positive = comparable().find(is_positive);
+                let is_clear = texts().filter(is_positive).count() == 1;
+                (positive.filter(|_| is_clear).or(comparable().last()), None)
+            }
+            count => {
+                let remark =
+                    format!("a guess: the column has {count} values, of which one must be chosen");
+                (comparable().next(), Some(remark))
+            }
+        };
+        let rule = format!("{name} = {}", condition_value(value.map_or("", String::as_str)));
+        Ok(Self { rule, remark, ..Self::of(k) })
     }
 
     /// Completes the rule, and checks that it tells rows apart.
@@ -183,20 +186,18 @@ impl Target {
             self.rule = format!("{} >= {threshold}", column.name);
         }
         let label = Label::parse(&self.rule)?.trimmed();
-        let Some(values) = sorted_values(column) else { return Ok(self) };
-        let place = Place { file: "", line: 0 };
+        let Some(values) = sorted_values(column) else {
+            // A condition that takes no text needs numbers alone.
+            if label.of("x", NOWHERE).is_err() && column.numbers[0] < column.filled() {
+                return Err(self.mismatch(column, "texts"));
+            }
+            return Ok(self);
+        };
         let (mut all, mut training) = ([0, 0], [0, 0]);
         for (text, counts) in values {
-            let Ok(value) = label.of(text, place) else {
-                return Err(CliError::Usage(format!(
-                    "the label {} holds {}, which the condition {} cannot tell: correct the rows, \
-                     or write another condition",
-                    quoted(&column.name),
-                    quoted(text),
-                    quoted(&self.rule)
-                )));
-            };
-            let class = usize::from(value == 1.0);
+            let value = label.of(text, NOWHERE);
+            let class =
+                usize::from(value.map_err(|_| self.mismatch(column, &quoted(text)))? == 1.0);
             all[class] += counts[0];
             training[class] += counts[1];
         }
@@ -207,7 +208,26 @@ impl Target {
         self.needs_all_rows = training.contains(&0);
         Ok(self)
     }
+
+    fn mismatch(&self, column: &ColumnProfile, what: &str) -> CliError {
+        CliError::Usage(format!(
+            "the label {} holds {what}, which the condition {} cannot tell: correct the rows, or \
+             write another condition",
+            quoted(&column.name),
+            quoted(&self.rule)
+        ))
+    }
+
+    /// Returns the labels of the sample, NaN where there is none.
+    pub(super) fn labels(&self, profile: &Profile) -> Vec<f32> {
+        let label = Label::parse(&self.rule).map(Label::trimmed);
+        let of = |row: &Vec<String>| label.as_ref().ok()?.of(&row[self.column], NOWHERE).ok();
+        profile.sample.iter().map(|row| of(row).unwrap_or(f32::NAN)).collect()
+    }
 }
+
+/// The place of a value that stands in no row.
+const NOWHERE: Place<'static> = Place { file: "", line: 0 };
 
 /// Returns the number at which the rows are divided into halves that are as equal as possible.
 /// `numbers` are sorted, each with its number of rows.
@@ -221,10 +241,6 @@ fn threshold(numbers: &[(f64, u64)], total: f64) -> f64 {
         below += count;
     }
     best.1
-}
-
-fn is_number(text: &str) -> bool {
-    text.trim().parse::<f64>().is_ok()
 }
 
 /// Returns a text as the value of a condition, in quotes where it would be read in another way.
@@ -244,7 +260,7 @@ fn constant(column: &ColumnProfile) -> CliError {
 }
 
 /// Returns the values of a column, the most frequent first.
-fn sorted_values(column: &ColumnProfile) -> Option<Vec<(&String, &[u64; 2])>> {
+fn sorted_values(column: &ColumnProfile) -> Option<Values<'_>> {
     let mut values: Vec<_> = column.texts.as_ref()?.iter().collect();
     values.sort_by(|a, b| b.1[0].cmp(&a.1[0]).then_with(|| a.0.cmp(b.0)));
     Some(values)
