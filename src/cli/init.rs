@@ -134,6 +134,7 @@ pub(super) fn draft(
     if guesses.columns.iter().all(|guess| guess.left_out.is_some()) {
         return Err(CliError::NothingToLearn(guesses.nothing(&profile)));
     }
+    guesses.warnings(&profile).iter().for_each(|warning| bar.warn(warning));
     let paths: Vec<String> = data.iter().map(|path| relative(path, folder)).collect();
     let text = text::write(&paths, &layout, &profile, &target, &guesses);
     // The reader has the last word on what was written.

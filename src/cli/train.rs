@@ -27,7 +27,8 @@ pub(super) struct Train {
     /// label
     #[arg(long, value_name = "COLUMN")]
     label: Option<String>,
-    /// The model directory [default: runs/NAME, with the NAME of the configuration file]
+    /// The model directory [default: runs/NAME, with the NAME of the configuration file or of the
+    /// data]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     /// Continue from the last checkpoint in the model directory; the result is the same as without
@@ -91,7 +92,8 @@ impl Train {
     }
 
     fn train<D: Backend>(&self, device: D, config: Config, folder: &Path) -> CliResult {
-        let path = self.out.clone().unwrap_or_else(|| default_dir(&self.config));
+        let path =
+            self.out.clone().unwrap_or_else(|| default_dir(&self.config, self.label.is_some()));
         let mut screen = Screen::new(self.common.quiet, &path, config.train.epochs);
         let loss = config.train.loss;
         let trainer = if self.resume {
@@ -145,9 +147,19 @@ impl Train {
     }
 }
 
-/// Returns `runs/NAME`, with the name of the configuration file.
-fn default_dir(config: &Path) -> PathBuf {
-    Path::new("runs").join(config.file_stem().unwrap_or("model".as_ref()))
+/// Returns `runs/NAME`, with the name of the configuration file; with that of a file of data up to
+/// its first dot, or of the folder of a pattern.
+fn default_dir(config: &Path, is_data: bool) -> PathBuf {
+    let name = match is_data {
+        false => config.file_stem().map(|name| name.to_string_lossy().into_owned()),
+        true => config
+            .components()
+            .rev()
+            .map(|part| part.as_os_str().to_string_lossy().into_owned())
+            .find(|part| !part.contains('*'))
+            .and_then(|part| part.split('.').find(|part| !part.is_empty()).map(str::to_owned)),
+    };
+    Path::new("runs").join(name.unwrap_or_else(|| "model".into()))
 }
 
 /// Refuses inputs in the model directory: they could be mistaken for files of an earlier run, and

@@ -103,6 +103,11 @@ fn a_column_that_tells_the_label_is_left_out() {
         let refund = if y == 1 { "paid" } else { "" };
         format!("{},{refund},{},c{},{y}", k * 7 % 50, k % 40 + 40 * y, k % 4)
     });
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("data.csv"), &text).unwrap();
+    let warned = run(folder.path(), &["init", "data.csv", "--label", "y", "-q"]).stderr;
+    let warned = String::from_utf8(warned).unwrap();
+    assert!(warned.contains("warning: \"refund\" is left out: alone"), "{warned}");
     let config = draft(text, "y");
     has(&config, "# { column = \"refund\"", "alone it tells the label (AUC 1.0000)");
     has(&config, "# { column = \"rank\"", "alone it tells the label (AUC 1.0000)");
@@ -288,6 +293,16 @@ fn train_takes_a_file_of_data() {
     assert_eq!(succeed(folder.path(), &["eval", "runs/data", "-q"]), by_config);
     let report = fs::read_to_string(folder.path().join("runs/data/report.html")).unwrap();
     assert!(report.contains("min_count = 2"), "the report has the configuration");
+    fs::create_dir(folder.path().join("days")).unwrap();
+    fs::copy(folder.path().join("data.csv"), folder.path().join("days/1.csv")).unwrap();
+    for data in ["days", "days/*.csv", "./days/1.csv"] {
+        succeed(folder.path(), &["train", data, "--label", "y", "-q", "--epochs", "1"]);
+    }
+    let runs = fs::read_dir(folder.path().join("runs")).unwrap();
+    let mut runs: Vec<_> =
+        runs.map(|run| run.unwrap().file_name().into_string().unwrap()).collect();
+    runs.sort();
+    assert_eq!(runs, ["1", "data", "days", "days~1"]);
     let (code, message) = fail(folder.path(), &["train", "data.csv"]);
     assert!(code == 2 && message.contains("--label"), "{message}");
 }

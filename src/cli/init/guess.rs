@@ -26,6 +26,8 @@ pub(super) struct Guess {
     pub(super) kind: Kind,
     /// The reason for leaving the column out.
     pub(super) left_out: Option<String>,
+    /// Set if that reason is that the column gives the label away.
+    pub(super) is_leak: bool,
     /// The contents of the column.
     pub(super) note: String,
 }
@@ -66,6 +68,16 @@ impl Guesses {
             missing_values: markers.iter().map(|&marker| MARKERS[marker]).collect(),
             columns: columns.map(|k| context.guess(k)).collect(),
         }
+    }
+
+    /// Returns a warning for each column that gives the label away.
+    pub(super) fn warnings(&self, profile: &Profile) -> Vec<String> {
+        let leaks = self.columns.iter().filter(|guess| guess.is_leak);
+        let warning = |guess: &Guess| {
+            let reason = guess.left_out.as_deref().unwrap_or_default();
+            format!("{} is left out: {reason}", quoted(&profile.columns[guess.column].name))
+        };
+        leaks.map(warning).collect()
     }
 
     /// Explains why no column is left to learn from.
@@ -168,8 +180,9 @@ struct Context<'a> {
 impl Context<'_> {
     fn guess(&self, k: usize) -> Guess {
         let (kind, left_out) = self.kind(k);
-        let left_out = left_out.or_else(|| self.leak(k, &kind));
-        Guess { column: k, left_out, note: self.note(k, &kind), kind }
+        let leak = if left_out.is_none() { self.leak(k, &kind) } else { None };
+        let (is_leak, left_out) = (leak.is_some(), left_out.or(leak));
+        Guess { column: k, left_out, is_leak, note: self.note(k, &kind), kind }
     }
 
     /// Returns the kind of a column, and the reason for leaving it out.
