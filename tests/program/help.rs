@@ -61,3 +61,30 @@ fn help_numbers_explains_every_number_that_is_printed() {
         }
     }
 }
+
+/// The configurations in the documentation are valid, and its commands are those of the program.
+#[test]
+fn the_documentation_of_data_has_valid_configurations() {
+    let page = include_str!("../../docs/data.md");
+    let blocks = |fence: &str| -> Vec<&str> {
+        page.split(fence).skip(1).map(|rest| rest.split_once("\n```").unwrap().0).collect()
+    };
+    let configurations = blocks("```toml\n");
+    for text in &configurations {
+        if let Err(message) = bagdot::train::Config::parse(text) {
+            panic!("{message}\n{text}");
+        }
+    }
+    assert_eq!(configurations.len(), 5);
+    let folder = tempfile::tempdir().unwrap();
+    let rows: String =
+        (0..300).map(|k| format!("{},u{},{}\n", k % 50, k % 9, k * 7 % 3 % 2)).collect();
+    for name in ["clicks.csv", "new.csv"] {
+        std::fs::write(folder.path().join(name), format!("price,user,clicked\n{rows}")).unwrap();
+    }
+    let commands = blocks("```sh\n")[0].lines().map(|line| line.split(' ').skip(1).collect());
+    for mut command in commands.collect::<Vec<Vec<&str>>>() {
+        command.push("--quiet");
+        succeed(folder.path(), &command);
+    }
+}
