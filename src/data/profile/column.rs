@@ -26,6 +26,23 @@ pub(crate) const NOTATIONS: [Notation; 6] = [
     notation('.', Some('\'')),
 ];
 
+/// Returns in which of [`NOTATIONS`] a text is a number.
+fn notations(text: &str) -> [bool; NOTATIONS.len()] {
+    let is_number = |notation: Notation| {
+        notation.plain(text).is_some_and(|text| number::parse(&text).is_some())
+    };
+    if number::parse(text).is_none() {
+        return NOTATIONS.map(is_number);
+    }
+    // The common case: a number without a comma, a blank or an apostrophe.
+    let has_point = text.contains('.');
+    NOTATIONS.map(|notation| match notation {
+        Notation { decimal: '.', .. } => true,
+        Notation { thousands: Some('.'), .. } if has_point => is_number(notation),
+        _ => !has_point,
+    })
+}
+
 /// The orders of dates that are tried.
 const DATE_ORDERS: [DateOrder; 3] =
     [DateOrder::YearMonthDay, DateOrder::DayMonthYear, DateOrder::MonthDayYear];
@@ -133,10 +150,9 @@ impl ColumnProfile {
             return;
         }
         let mut is_number = false;
-        for (count, notation) in self.numbers.iter_mut().zip(NOTATIONS) {
-            let number = notation.plain(text).and_then(|text| number::parse(&text));
-            *count += u64::from(number.is_some());
-            is_number |= number.is_some();
+        for (count, is_one) in self.numbers.iter_mut().zip(notations(text)) {
+            *count += u64::from(is_one);
+            is_number |= is_one;
         }
         if is_number {
             return;
@@ -189,5 +205,46 @@ impl ColumnProfile {
     /// Returns the number of texts that occur at least so often.
     pub(crate) fn frequent(&self, least: u32) -> usize {
         self.counts.values().filter(|&&count| count >= least).count()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_short_way_to_notations_is_right() {
+        for text in [
+            "1",
+            "-1",
+            "+1",
+            "1.5",
+            "1.500",
+            "1.234.567",
+            "1,5",
+            "1,234",
+            "1,234.5",
+            "1.234,5",
+            "1 234",
+            "1'234.5",
+            "1e5",
+            "1.5e3",
+            "1,5e3",
+            "-.5",
+            "5.",
+            "1e39",
+            "nan",
+            "inf",
+            "x",
+            "-",
+            "12.345",
+            "0.001",
+            "1234.567",
+        ] {
+            let one_by_one = NOTATIONS.map(|notation| {
+                notation.plain(text).is_some_and(|text| number::parse(&text).is_some())
+            });
+            assert_eq!(notations(text), one_by_one, "{text}");
+        }
     }
 }
