@@ -1,5 +1,6 @@
 //! `bagdot train`
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use super::device::{Common, on_device};
@@ -9,9 +10,6 @@ use super::terminal::{Bar, Signals, metrics_line, print_line, say};
 use crate::data::{Encoder, Note, Part, Splits};
 use crate::ops::{Backend, Loss};
 use crate::train::{Config, EpochRecord, Observer, Outcome, RunDir, TrainError, Trainer};
-
-/// The ends of the names of data files, which are no configurations.
-const DATA_NAMES: [&str; 7] = [".csv", ".tsv", ".txt", ".data", ".gz", ".zst", ".psv"];
 
 /// Train a model by a configuration file, and measure it on the test rows.
 ///
@@ -67,17 +65,13 @@ impl Train {
     /// Reads the configuration, or drafts one for a file of data.
     fn config(&self) -> Result<(Config, PathBuf), CliError> {
         let Some(label) = &self.label else {
-            let is_data = || {
-                let name = self.config.file_name().unwrap_or_default().to_string_lossy();
-                DATA_NAMES.iter().any(|end| name.to_lowercase().ends_with(end))
-            };
-            return Config::load(&self.config).map_err(|error| match error {
-                TrainError::Config { path, .. } if is_data() => CliError::Usage(format!(
-                    "{path} is no configuration: to train on a file of data, name the column to \
+            return Config::load(&self.config).map_err(|error| match is_data(&error) {
+                true => CliError::Usage(format!(
+                    "{} is no configuration: to train on a file of data, name the column to \
                      predict with --label, or write a configuration with bagdot init",
-                    path = path.display()
+                    self.config.display()
                 )),
-                error => error.into(),
+                false => error.into(),
             });
         };
         let folder = PathBuf::from(".");
@@ -145,6 +139,18 @@ impl Train {
         }
         Ok(())
     }
+}
+
+/// Returns whether a file that is no configuration is most likely one of data: no TOML, or packed.
+fn is_data(error: &TrainError) -> bool {
+    const NAMES: [&str; 6] = [".csv", ".tsv", ".psv", ".txt", ".gz", ".zst"];
+    let path = match error {
+        TrainError::Config { path, message } if message.contains("this is no TOML") => path,
+        TrainError::Io { path, source, .. } if source.kind() == ErrorKind::InvalidData => path,
+        _ => return false,
+    };
+    let path = path.to_string_lossy().to_lowercase();
+    NAMES.iter().any(|end| path.ends_with(end))
 }
 
 /// Returns `runs/NAME`, with the name of the configuration file; with that of a file of data up to

@@ -61,6 +61,7 @@ impl Derived {
             if let Some(bucket) = self.bucket {
                 *value = number::bucket(value, bucket).unwrap_or_default();
             }
+            self.notation.write(value);
             return Ok(());
         }
         let Some(bucket) = self.bucket else {
@@ -73,6 +74,7 @@ impl Derived {
         *value = plain
             .and_then(|number| number::bucket(&number, bucket))
             .ok_or_else(|| place.number(&self.from, text, REASON))?;
+        self.notation.write(value);
         Ok(())
     }
 }

@@ -49,6 +49,13 @@ impl Notation {
         if self == Self::PLAIN { Some(Cow::Borrowed(text)) } else { self.converted(text) }
     }
 
+    /// Turns a number with a decimal point into one of this notation.
+    pub(crate) fn write(self, number: &mut String) {
+        if self.decimal != '.' {
+            *number = number.replace('.', &self.decimal.to_string());
+        }
+    }
+
     fn converted(self, text: &str) -> Option<Cow<'_, str>> {
         let text = text.trim_ascii();
         let digits = text.trim_start_matches(['-', '+']);

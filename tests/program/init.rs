@@ -303,8 +303,15 @@ fn train_takes_a_file_of_data() {
         runs.map(|run| run.unwrap().file_name().into_string().unwrap()).collect();
     runs.sort();
     assert_eq!(runs, ["1", "data", "days", "days~1"]);
-    let (code, message) = fail(folder.path(), &["train", "data.csv"]);
-    assert!(code == 2 && message.contains("--label"), "{message}");
+    fs::write(folder.path().join("data.csv.gz"), b"\x1f\x8b\x08\xff").unwrap();
+    for data in ["data.csv", "data.csv.gz"] {
+        let (code, message) = fail(folder.path(), &["train", data]);
+        assert!(code == 2 && message.contains("name the column to predict"), "{message}");
+    }
+    // A configuration may have any name.
+    fs::write(folder.path().join("model.txt"), "[data]\ntrain = 3\n").unwrap();
+    let (code, message) = fail(folder.path(), &["train", "model.txt"]);
+    assert!(code == 1 && message.contains("`data.train` is the number 3"), "{message}");
 }
 
 /// Every line that is a comment must be right once it is none.

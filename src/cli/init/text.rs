@@ -18,6 +18,21 @@ pub(super) fn quoted(text: &str) -> String {
     json.replace('\u{7f}', "\\u007f")
 }
 
+/// The lines of a configuration.
+struct Lines {
+    text: String,
+    /// The keys of `[data]` that are set.
+    set: Vec<&'static str>,
+}
+
+impl Lines {
+    /// Sets a key of `[data]`.
+    fn set(&mut self, name: &'static str, value: &str, comment: &str) {
+        self.set.push(name);
+        self.text.push_str(&commented(&format!("{name} = {value}"), comment));
+    }
+}
+
 /// Writes the configuration for the files at `paths`.
 pub(super) fn write(
     paths: &[String],
@@ -26,7 +41,7 @@ pub(super) fn write(
     target: &Target,
     guesses: &Guesses,
 ) -> String {
-    let mut text = format!(
+    let text = format!(
         "# Written by `bagdot init` from {} rows of {} columns. Train with: bagdot train FILE\n\
          # Each column has one line: to correct a guess, change the line, move it to the other\n\
          # list, or make it a comment. Keys in comments have their defaults, or an example with\n\
@@ -34,79 +49,37 @@ pub(super) fn write(
         profile.rows,
         profile.columns.len()
     );
+    // Side tables and Criteo logs are no guesses.
+    let mut lines = Lines { text, set: vec!["join", "criteo"] };
     if is_criteo(layout, profile) {
-        text.push_str(
+        lines.text.push_str(
             "# These seem to be Criteo click logs: `format = \"criteo\"` reads them\n\
              # without label, delimiter, header, dense and categorical.\n",
         );
     }
-    let paths: Vec<String> = paths.iter().map(|path| quoted(path)).collect();
-    let train = match &paths[..] {
-        [path] => path.clone(),
-        _ => format!("[{}]", paths.join(", ")),
+    let train = match paths {
+        [path] => quoted(path),
+        _ => list(paths),
     };
-    let mut set = vec!["train", "label", "dense", "categorical", "join", "criteo"];
-    let mut line = |text: &mut String, line: String, comment: &str| {
-        set.push(key_of(&line));
-        text.push_str(&commented(&line, comment));
-    };
-    line(&mut text, format!("train = {train}"), "");
-    line(&mut text, format!("label = {}", quoted(&target.rule)), &label_comment(target));
-    if layout.delimiter != b',' {
-        let delimiter = quoted(&char::from(layout.delimiter).to_string());
-        line(&mut text, format!("delimiter = {delimiter}"), "");
-    }
-    if layout.has_no_header {
-        let names: Vec<String> = layout.names.iter().map(|name| quoted(name)).collect();
-        let comment = "the first line has numbers, so that it is no header: name the columns here";
-        line(&mut text, format!("header = [{}]", names.join(", ")), comment);
-    }
-    if !guesses.missing_values.is_empty() {
-        let values: Vec<String> =
-            guesses.missing_values.iter().map(|value| quoted(value)).collect();
-        line(
-            &mut text,
-            format!("missing_values = [{}]", values.join(", ")),
-            "besides empty fields",
-        );
-    }
-    let Notation { decimal, thousands } = guesses.notation;
-    if decimal != '.' {
-        line(&mut text, format!("decimal = {}", quoted(&decimal.to_string())), "");
-    }
-    if let Some(thousands) = thousands {
-        line(&mut text, format!("thousands = {}", quoted(&thousands.to_string())), "");
-    }
+    lines.set("train", &train, "");
+    lines.set("label", &quoted(&target.rule), &label_comment(target));
+    write_syntax(&mut lines, layout, guesses);
     let derived = derived(profile, guesses);
     if target.needs_all_rows || profile.held_out.contains(&0) {
-        let comment = "too few rows to hold some back";
-        let split = "split = { by = \"hash\", validation = 0.0, test = 0.0 }";
-        line(&mut text, split.into(), comment);
+        let split = "{ by = \"hash\", validation = 0.0, test = 0.0 }";
+        lines.set("split", split, "too few rows to hold some back");
     } else if let Some(column) = time_column(profile, guesses, &derived) {
-        let name = quoted(column);
-        let split = format!("# split = {{ by = \"time\", column = {name} }}");
-        text.push_str(&commented(&split, "the latest rows for validation and test"));
+        let split = format!("# split = {{ by = \"time\", column = {} }}", quoted(column));
+        lines.text.push_str(&commented(&split, "the latest rows for validation and test"));
     }
     if !derived.is_empty() {
-        line(&mut text, "derive = [".into(), "the parts of dates");
-        for part in &derived {
-            let (name, from) = (quoted(&part.name), quoted(&part.from));
-            let order = match part.order {
-                DateOrder::YearMonthDay => "",
-                DateOrder::DayMonthYear => ", date_order = \"day-month-year\"",
-                DateOrder::MonthDayYear => ", date_order = \"month-day-year\"",
-            };
-            let _ = writeln!(
-                text,
-                "    {{ name = {name}, from = {from}, date = \"{}\"{order} }},",
-                part.part
-            );
-        }
-        text.push_str("]\n");
+        lines.set("derive", "[", "the parts of dates");
+        derived.iter().for_each(|part| lines.text.push_str(&part.line()));
+        lines.text.push_str("]\n");
     }
-    write_columns(&mut text, profile, guesses, &derived);
+    write_columns(&mut lines, profile, guesses, &derived);
 
-    let set: Vec<&str> = set.iter().copied().filter(|name| !name.is_empty()).collect();
+    let Lines { mut text, set } = lines;
     let further = Config::default_lines("data", &set).join("\n");
     let _ = writeln!(text, "\n# Further keys of [data]:\n{further}");
     for table in ["data.join", "model", "train", "train.optimizer", "train.tables", "train.dense"] {
@@ -120,10 +93,32 @@ pub(super) fn write(
     text
 }
 
-fn key_of(line: &str) -> &'static str {
-    let name = line.split(' ').next().unwrap_or_default();
-    let keys = ["delimiter", "header", "missing_values", "decimal", "thousands", "split", "derive"];
-    keys.into_iter().find(|key| *key == name).unwrap_or_default()
+/// Writes the keys that say how the files are written.
+fn write_syntax(lines: &mut Lines, layout: &Layout, guesses: &Guesses) {
+    let character = |c: char| quoted(&c.to_string());
+    if layout.delimiter != b',' {
+        lines.set("delimiter", &character(layout.delimiter.into()), "");
+    }
+    if layout.has_no_header {
+        let comment = "the first line has numbers, so that it is no header: name the columns here";
+        lines.set("header", &list(&layout.names), comment);
+    }
+    if !guesses.missing_values.is_empty() {
+        lines.set("missing_values", &list(&guesses.missing_values), "besides empty fields");
+    }
+    let Notation { decimal, thousands } = guesses.notation;
+    if decimal != '.' {
+        lines.set("decimal", &character(decimal), "");
+    }
+    if let Some(thousands) = thousands {
+        lines.set("thousands", &character(thousands), "");
+    }
+}
+
+/// Returns a list of texts as TOML.
+fn list<T: AsRef<str>>(texts: &[T]) -> String {
+    let texts: Vec<String> = texts.iter().map(|text| quoted(text.as_ref())).collect();
+    format!("[{}]", texts.join(", "))
 }
 
 /// Returns a line with a comment behind it.
@@ -149,6 +144,18 @@ struct Derived {
     is_number: bool,
 }
 
+impl Derived {
+    fn line(&self) -> String {
+        let order = match self.order {
+            DateOrder::YearMonthDay => "",
+            DateOrder::DayMonthYear => ", date_order = \"day-month-year\"",
+            DateOrder::MonthDayYear => ", date_order = \"month-day-year\"",
+        };
+        let (name, from, part) = (quoted(&self.name), quoted(&self.from), self.part);
+        format!("    {{ name = {name}, from = {from}, date = \"{part}\"{order} }},\n")
+    }
+}
+
 fn derived(profile: &Profile, guesses: &Guesses) -> Vec<Derived> {
     let mut taken: HashSet<String> =
         profile.columns.iter().map(|column| column.name.clone()).collect();
@@ -170,25 +177,26 @@ fn derived(profile: &Profile, guesses: &Guesses) -> Vec<Derived> {
 }
 
 /// Writes the lists of columns.
-fn write_columns(text: &mut String, profile: &Profile, guesses: &Guesses, derived: &[Derived]) {
+fn write_columns(lines: &mut Lines, profile: &Profile, guesses: &Guesses, derived: &[Derived]) {
     for is_dense in [true, false] {
         let belongs = |guess: &&Guess| match guess.kind {
             Kind::Number { .. } => is_dense,
             Kind::Category { .. } | Kind::List { .. } => !is_dense,
             Kind::Date(..) | Kind::Nameless => !is_dense && guess.left_out.is_some(),
         };
-        let mut lines: Vec<String> =
+        let mut entries: Vec<String> =
             guesses.columns.iter().filter(belongs).map(|guess| line(profile, guess)).collect();
         for part in derived.iter().filter(|part| part.is_number == is_dense) {
             let settings = if is_dense { ", transform = \"zscore\"" } else { "" };
             let entry = format!("    {{ column = {}{settings} }},", quoted(&part.name));
-            lines.push(commented(&entry, &format!("of {}", quoted(&part.from))));
+            entries.push(commented(&entry, &format!("of {}", quoted(&part.from))));
         }
         let (name, meaning) = match is_dense {
             true => ("dense", "Numbers."),
             false => ("categorical", "Categories and lists, with an embedding for each value."),
         };
-        let _ = write!(text, "\n# {meaning}\n{name} = [\n{}]\n", lines.concat());
+        let _ = write!(lines.text, "\n# {meaning}\n{name} = [\n{}]\n", entries.concat());
+        lines.set.push(name);
     }
 }
 
