@@ -88,8 +88,8 @@ impl Profile {
     }
 }
 
-/// Returns the numbers of the columns in a file, in the order of `names`. Names that stand twice are
-/// an error if the header has another order.
+/// Returns the numbers of the columns in a file, in the order of `names`. Names that stand twice
+/// are an error if the header has another order.
 fn places(names: &[String], records: &Delimited, file: &str) -> Result<Vec<usize>> {
     let header = records.header();
     if header == names {

@@ -164,7 +164,7 @@ impl Target {
             2 => {
                 let positive = comparable().find(is_positive);
                 let is_clear = texts().filter(is_positive).count() == 1;
-                (positive.filter(|_| is_clear).or(comparable().last()), None)
+                (positive.filter(|_| is_clear).or(comparable().next_back()), None)
             }
             count => {
                 let remark =
