@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::error::CliResult;
-use super::eval::sources;
+use super::eval::{files, sources};
 use super::export::Watched;
 use super::output::Output;
 use super::predict::files_in;
@@ -31,7 +31,8 @@ Python reads it with safetensors.numpy.load_file(FILE); docs/interchange.md goes
 pub(super) struct Encode {
     /// A model directory
     model: PathBuf,
-    /// Rows in the format that the model was trained on; `-` is standard input
+    /// Rows in the format that the model was trained on: files, folders or patterns; `-` is
+    /// standard input
     #[arg(required = true)]
     data: Vec<PathBuf>,
     /// The file to write; an older one is replaced when the new one is complete
@@ -49,19 +50,17 @@ impl Encode {
     pub(super) fn run(&self) -> CliResult {
         let signals = Signals::watch();
         let (manifest, encoder) = ModelDir::open_with_encoder(&self.model)?;
-        let inputs = [
-            self.data.clone(),
-            manifest.config.data.inputs(&manifest.folder),
-            files_in(&self.model),
-        ]
-        .concat();
+        let data = files(&self.data)?;
+        let inputs =
+            [data.clone(), manifest.config.data.inputs(&manifest.folder), files_in(&self.model)]
+                .concat();
         // Results go to a temporary file until they are complete. It is removed after a signal.
         signals.defer();
         let mut out = Output::open(Some(&self.output), &inputs)?;
         let mut encoded = EncodedRows::new(&encoder)
             .map_err(|reason| TrainError::Model { path: self.model.clone(), reason })?;
         let labels = if self.labels { LabelUse::Required } else { LabelUse::Optional };
-        let mut rows = RowStream::open(&encoder, sources(&self.data), labels, None)?;
+        let mut rows = RowStream::open(&encoder, sources(&data), labels, None)?;
         let (mut bar, mut batch) = (Bar::new(self.quiet), Batch::default());
         let mut read = || -> CliResult {
             while rows.next_batch(BATCH_SIZE, &mut batch)? {

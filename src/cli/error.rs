@@ -11,6 +11,9 @@ pub(super) enum CliError {
     Output { name: String, source: std::io::Error },
     #[error("{0}")]
     Usage(String),
+    /// The rows cannot teach a model anything.
+    #[error("{0}")]
+    NothingToLearn(String),
     /// The program was asked to end by a signal.
     #[error("{said}")]
     Signal { signal: u8, said: String },

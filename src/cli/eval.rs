@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use super::device::{Common, on_device};
 use super::error::{CliError, CliResult};
 use super::terminal::{Bar, metrics_line, print_line};
-use crate::data::{Coverage, LabelUse, Part, Source, Split};
+use crate::data::{Coverage, LabelUse, Part, Source, Split, find_files};
 use crate::ops::Backend;
 use crate::train::{Metrics, Predictions, TrainedModel};
 
@@ -16,7 +16,8 @@ use crate::train::{Metrics, Predictions, TrainedModel};
 pub(super) struct Eval {
     /// A model directory
     model: PathBuf,
-    /// Files to read instead of those that the model was trained on; `-` is standard input
+    /// Files, folders or patterns to read instead of the files that the model was trained on; `-`
+    /// is standard input
     #[arg(long, value_name = "FILE", num_args = 1..)]
     data: Vec<PathBuf>,
     /// The part of the rows [default: test; with --data, all]
@@ -52,8 +53,11 @@ impl Eval {
     }
 
     fn measure<D: Backend>(&self, mut model: TrainedModel<D>) -> CliResult {
-        let (sources, part) =
-            if self.data.is_empty() { self.own_rows(&model)? } else { (sources(&self.data), None) };
+        let (sources, part) = if self.data.is_empty() {
+            self.own_rows(&model)?
+        } else {
+            (sources(&files(&self.data)?), None)
+        };
         let mut predictions = Predictions::default();
         let mut bar = Bar::new(self.common.quiet);
         let result = model.predict(
@@ -105,6 +109,19 @@ impl Eval {
         let paths = parts.into_iter().flat_map(|part| data.files(part, &manifest.folder));
         Ok((paths.map(Source::from).collect(), part))
     }
+}
+
+/// Returns the files that `paths` mean: files, the files in folders, and those that match patterns;
+/// `-` stays.
+pub(super) fn files(paths: &[PathBuf]) -> Result<Vec<PathBuf>, CliError> {
+    let mut files = Vec::new();
+    for path in paths {
+        match path.to_str() {
+            Some("-") => files.push(path.clone()),
+            _ => files.extend(find_files(path)?),
+        }
+    }
+    Ok(files)
 }
 
 /// Returns the sources at `paths`; `-` is standard input.

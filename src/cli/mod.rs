@@ -7,8 +7,10 @@ mod error;
 mod eval;
 mod export;
 mod generate;
+mod help;
 mod import;
 mod info;
+mod init;
 mod output;
 mod predict;
 mod roofline;
@@ -24,6 +26,7 @@ use self::error::CliError;
 /// Train, evaluate and serve deep-learning recommendation models (DLRM) on click data.
 #[derive(Parser)]
 #[command(name = "bagdot", version, arg_required_else_help = true, after_help = AFTER_HELP)]
+#[command(disable_help_subcommand = true)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -31,6 +34,8 @@ struct Arguments {
 
 const AFTER_HELP: &str = "\
 Examples:
+  bagdot init clicks.csv --label clicked           write a configuration for a file
+  bagdot train clicks.csv --label clicked          train with that configuration
   bagdot train examples/clothing.toml              train, and keep the model in runs/clothing
   bagdot train examples/clothing.toml --resume     go on after Ctrl-C
   bagdot eval runs/clothing                        measure it on the test rows
@@ -43,12 +48,16 @@ Examples:
   bagdot info --memory examples/clothing.toml      print the memory that training needs
   bagdot info --roofline mlperf                    print what a step costs a GPU at least
   bagdot generate 100000 --output clicks.tsv       write synthetic rows
+  bagdot help config                               list every key of a configuration
+  bagdot help config data.dense.missing            explain one key
+  bagdot help numbers                              explain the numbers that are printed
 
 Exit status: 0 for success, 1 for an error, 2 for wrong arguments, 130 after Ctrl-C,
 128 plus its number after another signal.";
 
 #[derive(Subcommand)]
 enum Command {
+    Init(init::Init),
     Train(train::Train),
     Eval(eval::Eval),
     Predict(predict::Predict),
@@ -57,6 +66,7 @@ enum Command {
     Encode(encode::Encode),
     Info(info::Info),
     Generate(generate::Generate),
+    Help(help::Help),
 }
 
 /// Runs the program with the arguments of the process.
@@ -64,6 +74,7 @@ pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
     terminal::log_to_stderr();
     let result = match &arguments.command {
+        Command::Init(command) => command.run(),
         Command::Train(command) => command.run(),
         Command::Eval(command) => command.run(),
         Command::Predict(command) => command.run(),
@@ -72,6 +83,7 @@ pub fn main() -> ExitCode {
         Command::Encode(command) => command.run(),
         Command::Info(command) => command.run(),
         Command::Generate(command) => command.run(),
+        Command::Help(command) => command.run(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::device::{Common, on_device};
 use super::error::CliResult;
-use super::eval::sources;
+use super::eval::{files, sources};
 use super::output::Output;
 use super::terminal::{Bar, Signals};
 use crate::data::LabelUse;
@@ -18,7 +18,8 @@ use crate::train::TrainedModel;
 pub(super) struct Predict {
     /// A model directory
     model: PathBuf,
-    /// Rows in the format that the model was trained on; `-` is standard input
+    /// Rows in the format that the model was trained on: files, folders or patterns; `-` is
+    /// standard input
     #[arg(required = true)]
     data: Vec<PathBuf>,
     /// Write to a file instead of standard output
@@ -35,8 +36,9 @@ impl Predict {
 
     fn print<D: Backend>(&self, mut model: TrainedModel<D>) -> CliResult {
         let signals = Signals::watch();
+        let data = files(&self.data)?;
         let inputs = [
-            self.data.clone(),
+            data.clone(),
             model.manifest().config.data.inputs(&model.manifest().folder),
             files_in(&self.model),
         ]
@@ -48,7 +50,7 @@ impl Predict {
         let mut out = Output::open(self.output.as_deref(), &inputs)?;
         let mut bar = Bar::new(self.common.quiet);
         let result = model.predict(
-            sources(&self.data),
+            sources(&data),
             LabelUse::Optional,
             None,
             |probabilities, _, (done, total)| {

@@ -1,10 +1,12 @@
 //! `bagdot train`
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use super::device::{Common, on_device};
 use super::error::{CliError, CliResult};
-use super::terminal::{Bar, Signals, metrics_line, print_line};
+use super::init::{Syntax, draft};
+use super::terminal::{Bar, Signals, metrics_line, print_line, say};
 use crate::data::{Encoder, Note, Part, Splits};
 use crate::ops::{Backend, Loss};
 use crate::train::{Config, EpochRecord, Observer, Outcome, RunDir, TrainError, Trainer};
@@ -16,9 +18,15 @@ use crate::train::{Config, EpochRecord, Observer, Outcome, RunDir, TrainError, T
 /// the new one is over. It is then kept beside it as DIR~1, DIR~2, ….
 #[derive(clap::Args, Debug)]
 pub(super) struct Train {
-    /// The configuration of data, model and training; see examples/
+    /// The configuration of data, model and training, as `bagdot init` writes it; see examples/.
+    /// With --label, a file of data
     config: PathBuf,
-    /// The model directory [default: runs/NAME, with the NAME of the configuration file]
+    /// Train on a file of data, with the configuration that `bagdot init` would write for this
+    /// label
+    #[arg(long, value_name = "COLUMN")]
+    label: Option<String>,
+    /// The model directory [default: runs/NAME, with the NAME of the configuration file or of the
+    /// data]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     /// Continue from the last checkpoint in the model directory; the result is the same as without
@@ -43,7 +51,7 @@ pub(super) struct Train {
 
 impl Train {
     pub(super) fn run(&self) -> CliResult {
-        let (mut config, folder) = Config::load(&self.config)?;
+        let (mut config, folder) = self.config()?;
         let train = &mut config.train;
         train.seed = self.seed.unwrap_or(train.seed);
         train.epochs = self.epochs.unwrap_or(train.epochs);
@@ -54,8 +62,32 @@ impl Train {
         on_device!(self.common, device => self.train(device, config, &folder))
     }
 
+    /// Reads the configuration, or drafts one for a file of data.
+    fn config(&self) -> Result<(Config, PathBuf), CliError> {
+        let Some(label) = &self.label else {
+            return Config::load(&self.config).map_err(|error| match is_data(&error) {
+                true => CliError::Usage(format!(
+                    "{} is no configuration: to train on a file of data, name the column to \
+                     predict with --label, or write a configuration with bagdot init",
+                    self.config.display()
+                )),
+                false => error.into(),
+            });
+        };
+        let folder = PathBuf::from(".");
+        let data = std::slice::from_ref(&self.config);
+        let draft = draft(data, Some(label), Syntax::default(), &folder, self.common.quiet)?;
+        if !self.common.quiet {
+            say(&draft.summary);
+        }
+        let mut config = Config::parse(&draft.text).map_err(CliError::Usage)?;
+        config.data.find_files(&folder)?;
+        Ok((config, folder))
+    }
+
     fn train<D: Backend>(&self, device: D, config: Config, folder: &Path) -> CliResult {
-        let path = self.out.clone().unwrap_or_else(|| default_dir(&self.config));
+        let path =
+            self.out.clone().unwrap_or_else(|| default_dir(&self.config, self.label.is_some()));
         let mut screen = Screen::new(self.common.quiet, &path, config.train.epochs);
         let loss = config.train.loss;
         let trainer = if self.resume {
@@ -109,9 +141,31 @@ impl Train {
     }
 }
 
-/// Returns `runs/NAME`, with the name of the configuration file.
-fn default_dir(config: &Path) -> PathBuf {
-    Path::new("runs").join(config.file_stem().unwrap_or("model".as_ref()))
+/// Returns whether a file that is no configuration is most likely one of data: no TOML, or packed.
+fn is_data(error: &TrainError) -> bool {
+    const NAMES: [&str; 6] = [".csv", ".tsv", ".psv", ".txt", ".gz", ".zst"];
+    let path = match error {
+        TrainError::Config { path, message } if message.contains("this is no TOML") => path,
+        TrainError::Io { path, source, .. } if source.kind() == ErrorKind::InvalidData => path,
+        _ => return false,
+    };
+    let path = path.to_string_lossy().to_lowercase();
+    NAMES.iter().any(|end| path.ends_with(end))
+}
+
+/// Returns `runs/NAME`, with the name of the configuration file; with that of a file of data up to
+/// its first dot, or of the folder of a pattern.
+fn default_dir(config: &Path, is_data: bool) -> PathBuf {
+    let name = match is_data {
+        false => config.file_stem().map(|name| name.to_string_lossy().into_owned()),
+        true => config
+            .components()
+            .rev()
+            .map(|part| part.as_os_str().to_string_lossy().into_owned())
+            .find(|part| !part.contains('*'))
+            .and_then(|part| part.split('.').find(|part| !part.is_empty()).map(str::to_owned)),
+    };
+    Path::new("runs").join(name.unwrap_or_else(|| "model".into()))
 }
 
 /// Refuses inputs in the model directory: they could be mistaken for files of an earlier run, and

@@ -9,10 +9,13 @@ use serde::de::{self, IntoDeserializer};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::criteo;
+use super::date::{DateOrder, DatePart};
 use super::delimited::Dialect;
 use super::error::{DataError, Result};
 use super::label::Label;
+use super::number::Notation;
 use super::part::Part;
+use super::wildcard::find_files;
 use crate::ops::Pooling;
 
 /// The files to read, and the meaning of their columns: `[data]`.
@@ -60,6 +63,22 @@ pub struct DataConfig {
     /// The longest field of a delimited file, in bytes, with its quotes: 1048576 unless set. A
     /// longer one is an error.
     pub max_field_bytes: Option<usize>,
+    /// The names of the columns, of files that have none in their first line; they count for all
+    /// files of rows, not for side tables.
+    #[serde(deserialize_with = "one_or_many", skip_serializing_if = "Vec::is_empty")]
+    pub header: Vec<String>,
+    /// The texts that mark a missing value in any column besides the empty text, such as `NA`.
+    /// They are compared with whole fields of the files, and not with the values of a list.
+    #[serde(deserialize_with = "one_or_many", skip_serializing_if = "Vec::is_empty")]
+    pub missing_values: Vec<String>,
+    /// The character between the whole and the fraction of numbers: `.` unless set, or `,`.
+    /// Numbers in the settings always have a point.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub decimal: Option<char>,
+    /// The character between groups of digits of large numbers, such as `,` or a blank; none
+    /// unless set.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub thousands: Option<char>,
     /// The label: a column that holds 0 or 1, or a condition such as `rating >= 4`, `y = yes` or `y
     /// != no`.
     ///
@@ -197,8 +216,15 @@ pub struct Derive {
     /// whole match. Default: the whole text.
     #[serde(default = "whole_text")]
     pub pattern: String,
-    /// The size of buckets. If set, the text must be a number, and is rounded down to a multiple of
-    /// it.
+    /// The part of a date or time. If set, the text must be one, and the value is this part of it,
+    /// a number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub date: Option<DatePart>,
+    /// The order of year, month and day in the text, with `date`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub date_order: Option<DateOrder>,
+    /// The size of buckets. If set, the text, or the part of the date, must be a number, and is
+    /// rounded down to a multiple of it.
     pub bucket: Option<f64>,
 }
 
@@ -208,6 +234,11 @@ pub struct Derive {
 pub struct Dense {
     /// The name of the column.
     pub column: String,
+    /// Several columns with the same settings, in place of `column`: names, and patterns in which
+    /// `*` stands for any text. A pattern takes the columns that the list does not name; `"*"`
+    /// alone takes all columns that no other setting names or matches.
+    #[serde(deserialize_with = "one_or_many", skip_serializing_if = "Vec::is_empty")]
+    pub columns: Vec<String>,
     /// The transforms of the number, one or several, in the order of their application. Only the
     /// last may be fitted to the data. Default: `["signed_log1p", "zscore"]`, which suits amounts
     /// and counts of any magnitude, and times. `"none"` applies no transform.
@@ -282,7 +313,11 @@ pub enum Missing {
 #[serde(deny_unknown_fields)]
 pub struct Categorical {
     /// The name of the column.
+    #[serde(default)]
     pub column: String,
+    /// Several columns with the same settings, as in [`Dense::columns`].
+    #[serde(default, deserialize_with = "one_or_many", skip_serializing_if = "Vec::is_empty")]
+    pub columns: Vec<String>,
     /// The text between the values of a multi-valued column, whose values make a bag. Without it
     /// the column has one value.
     pub separator: Option<String>,
@@ -301,7 +336,15 @@ pub struct Categorical {
 
 impl Categorical {
     fn of(column: String, min_count: Option<u32>, hash: Option<u32>) -> Self {
-        Self { column, separator: None, min_count, hash, pooling: Pooling::Sum, unknown: None }
+        Self {
+            column,
+            columns: Vec::new(),
+            separator: None,
+            min_count,
+            hash,
+            pooling: Pooling::Sum,
+            unknown: None,
+        }
     }
 }
 
@@ -356,6 +399,33 @@ impl DataConfig {
         paths.iter().map(|path| folder.join(path)).collect()
     }
 
+    /// Replaces folders and patterns among the files of rows by the files that they stand for now,
+    /// in the order of their names: `"clicks/"` by the files in that folder, `"2024-*.csv"` by
+    /// those that match. Relative paths start at `folder`, and stay relative.
+    ///
+    /// # Errors
+    /// Returns [`DataError::Io`] if nothing matches, or a folder cannot be read.
+    pub fn find_files(&mut self, folder: &Path) -> Result<()> {
+        for paths in [&mut self.train, &mut self.validation, &mut self.test] {
+            let mut files = Vec::new();
+            for path in paths.iter() {
+                let here = folder.join(path);
+                let found = find_files(&here)?;
+                if found == [here] {
+                    files.push(path.clone());
+                    continue;
+                }
+                let relative = |file: PathBuf| match file.strip_prefix(folder) {
+                    Ok(relative) if path.is_relative() => relative.to_owned(),
+                    _ => file,
+                };
+                files.extend(found.into_iter().map(relative));
+            }
+            *paths = files;
+        }
+        Ok(())
+    }
+
     /// Returns all files that are read, side tables included.
     pub fn inputs(&self, folder: &Path) -> Vec<PathBuf> {
         let rows = self.train.iter().chain(&self.validation).chain(&self.test);
@@ -392,7 +462,7 @@ impl DataConfig {
             .label
             .as_deref()
             .ok_or_else(|| DataError::config("label", "missing: name the column to predict"))?;
-        let label = Label::parse(text)?;
+        let label = Label::parse(text)?.reading(self.notation());
         Ok(if self.trims() { label.trimmed() } else { label })
     }
 
@@ -404,6 +474,11 @@ impl DataConfig {
             trim: self.trims(),
             max_field_bytes: self.max_field_bytes.unwrap_or(1 << 20),
         }
+    }
+
+    /// Returns the notation of numbers in the data files.
+    pub(crate) fn notation(&self) -> Notation {
+        Notation { decimal: self.decimal.unwrap_or('.'), thousands: self.thousands }
     }
 
     /// Returns whether blanks and tabs around texts are ignored.

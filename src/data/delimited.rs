@@ -106,8 +106,13 @@ pub(crate) struct Delimited {
 }
 
 impl Delimited {
-    /// Opens a file and reads its header.
-    pub(crate) fn open(file: String, text: Box<dyn Read + Send>, dialect: Dialect) -> Result<Self> {
+    /// Opens a file and reads its header, unless the names of its columns are given.
+    pub(crate) fn open(
+        file: String,
+        text: Box<dyn Read + Send>,
+        dialect: Dialect,
+        header: Option<Vec<String>>,
+    ) -> Result<Self> {
         let mut this = Self {
             file,
             text,
@@ -127,6 +132,11 @@ impl Delimited {
             too_long: None,
             multiline: (0, 0),
         };
+        if let Some(header) = header {
+            this.max_fields = header.len();
+            this.header = header;
+            return Ok(this);
+        }
         let empty = |file, reason| Err(DataError::EmptyFile { file, reason });
         if !this.read()? {
             return empty(this.file, "the file is empty, not even a header is there");
@@ -503,7 +513,7 @@ mod tests {
     }
 
     fn open(text: &[u8], dialect: Dialect) -> Result<Delimited> {
-        Delimited::open("f".into(), Box::new(Cursor::new(text.to_vec())), dialect)
+        Delimited::open("f".into(), Box::new(Cursor::new(text.to_vec())), dialect, None)
     }
 
     fn fields(file: &Delimited) -> Vec<String> {
@@ -524,7 +534,7 @@ mod tests {
     fn rows(text: &str) -> Result<Vec<(u64, Vec<String>)>> {
         let rows = rows_of(open(text.as_bytes(), PLAIN)?);
         let trickle = Box::new(Trickle(Cursor::new(text.as_bytes().to_vec())));
-        let trickled = Delimited::open("f".into(), trickle, PLAIN).and_then(rows_of);
+        let trickled = Delimited::open("f".into(), trickle, PLAIN, None).and_then(rows_of);
         assert_eq!(format!("{rows:?}"), format!("{trickled:?}"));
         rows
     }
@@ -639,7 +649,7 @@ mod tests {
     fn a_row_takes_little_memory_whatever_is_in_it() {
         let read = |start: &str, endless: u8| {
             let text = Cursor::new(start.as_bytes().to_vec()).chain(io::repeat(endless));
-            let mut file = match Delimited::open("f".into(), Box::new(text), PLAIN) {
+            let mut file = match Delimited::open("f".into(), Box::new(text), PLAIN, None) {
                 Ok(file) => file,
                 Err(error) => return (error.to_string(), 0),
             };

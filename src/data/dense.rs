@@ -172,7 +172,8 @@ fn raw_number(
     if let Some(counts) = counts {
         return Ok(Some(counts.get(text) as f64));
     }
-    number::parse(text)
+    row.plain_number(text)
+        .and_then(|number| number::parse(&number))
         .map(Some)
         .ok_or_else(|| row.place().number(&config.column, text, NOT_A_NUMBER))
 }

@@ -3,8 +3,9 @@
 use regex::{Regex, RegexBuilder};
 
 use super::config;
+use super::date::{Date, DateOrder, DatePart};
 use super::error::{DataError, Place, Result};
-use super::number;
+use super::number::{self, Notation};
 
 /// The largest size of a compiled expression, so that a stored encoder cannot exhaust the memory.
 const MAX_PATTERN_BYTES: usize = 1 << 20;
@@ -21,17 +22,22 @@ pub(super) fn compile(pattern: &str) -> Result<Regex, String> {
 #[derive(Clone, Debug)]
 pub(crate) struct Derived {
     pattern: Regex,
+    date: Option<(DatePart, DateOrder)>,
     bucket: Option<f64>,
     from: String,
+    notation: Notation,
 }
 
 impl Derived {
-    pub(crate) fn new(config: &config::Derive) -> Result<Self> {
+    /// `notation` is that of the numbers in the data files.
+    pub(crate) fn new(config: &config::Derive, notation: Notation) -> Result<Self> {
         let fault = |reason| DataError::config("derive.pattern", reason);
         Ok(Self {
             pattern: compile(&config.pattern).map_err(fault)?,
+            date: config.date.map(|part| (part, config.date_order.unwrap_or_default())),
             bucket: config.bucket,
             from: config.from.join(" "),
+            notation,
         })
     }
 
@@ -43,17 +49,32 @@ impl Derived {
         else {
             return Ok(());
         };
+        if group.is_empty() {
+            return Ok(());
+        }
+        if let Some((part, order)) = self.date {
+            const REASON: &str = "in which there is no date such as 2024-01-31 or \
+                 2024-01-31T12:00:00Z: correct it, or set pattern or date_order";
+            let date = Date::parse(group.as_str(), order)
+                .ok_or_else(|| place.number(&self.from, text, REASON))?;
+            *value = date.part(part);
+            if let Some(bucket) = self.bucket {
+                *value = number::bucket(value, bucket).unwrap_or_default();
+            }
+            self.notation.write(value);
+            return Ok(());
+        }
         let Some(bucket) = self.bucket else {
             value.push_str(group.as_str());
             return Ok(());
         };
-        if group.is_empty() {
-            return Ok(());
-        }
         const REASON: &str =
             "in which the pattern finds no number: correct the pattern, or remove bucket";
-        *value = number::bucket(group.as_str(), bucket)
+        let plain = self.notation.plain(group.as_str());
+        *value = plain
+            .and_then(|number| number::bucket(&number, bucket))
             .ok_or_else(|| place.number(&self.from, text, REASON))?;
+        self.notation.write(value);
         Ok(())
     }
 }
@@ -67,10 +88,16 @@ mod tests {
             name: "d".into(),
             from: vec!["title".into()],
             pattern: pattern.into(),
+            date: None,
+            date_order: None,
             bucket,
         };
         let mut value = String::from("old");
-        Derived::new(&config)?.derive(text, Place { file: "f", line: 3 }, &mut value)?;
+        Derived::new(&config, Notation::PLAIN)?.derive(
+            text,
+            Place { file: "f", line: 3 },
+            &mut value,
+        )?;
         Ok(value)
     }
 

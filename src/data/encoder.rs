@@ -99,6 +99,11 @@ impl Encoder {
     pub fn check(&self) -> Result<()> {
         let Self { config, side_tables, dense, categorical, time_cut, features, rare, .. } = self;
         config.validate()?;
+        let has_lists = config.dense.iter().any(|dense| !dense.columns.is_empty())
+            || config.categorical.iter().any(|categorical| !categorical.columns.is_empty());
+        if has_lists {
+            return Err(DataError::encoder("its settings have lists of columns"));
+        }
         let size = |what: &str, got: usize, expected: usize| match got == expected {
             true => Ok(()),
             false => Err(DataError::encoder(format!(

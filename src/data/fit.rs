@@ -46,7 +46,7 @@ impl Encoder {
 
 fn fit(config: &DataConfig, folder: &Path, progress: &mut dyn FnMut(u64, u64)) -> Result<Encoder> {
     config.validate()?;
-    let config = config.with_defaults();
+    let mut config = config.with_defaults();
     each_file_once(&config, folder)?;
     check_files(&config, folder)?;
     let files = config.files(Part::Train, folder);
@@ -54,7 +54,7 @@ fn fit(config: &DataConfig, folder: &Path, progress: &mut dyn FnMut(u64, u64)) -
     let needs = Needs { label: true, time: matches!(config.split, Split::Time { .. }) };
 
     let mut seen = Seen::default();
-    let side_tables = side_tables(&config, folder, sources(), needs, &mut seen)?;
+    let side_tables = side_tables(&mut config, folder, sources(), needs, &mut seen)?;
     let passes = if needs.time { 2 } else { 1 };
     let time_cut = match config.split {
         Split::Time { validation, test, .. } => {
@@ -141,10 +141,10 @@ fn check_files(config: &DataConfig, folder: &Path) -> Result<()> {
     check_rereadable(&joined_twice.map(|path| folder.join(path)).collect::<Vec<_>>())
 }
 
-/// Reads the side tables. The header of the first data file decides which of their columns are
-/// needed.
+/// Reads the side tables, and replaces lists and patterns of columns by columns. The header of the
+/// first data file decides which columns there are, and which of a side table are needed.
 fn side_tables(
-    config: &DataConfig,
+    config: &mut DataConfig,
     folder: &Path,
     sources: Vec<Source>,
     needs: Needs,
@@ -153,6 +153,6 @@ fn side_tables(
     let Some(first) = sources.into_iter().next() else { return Ok(Vec::new()) };
     let file = first.name();
     let text = first.open(&Arc::default())?;
-    let records = Records::open(config.format, config.dialect(), file.clone(), text, needs)?;
+    let records = Records::open(config, file.clone(), text, needs)?;
     load_side_tables(config, folder, &file, records.header(), seen)
 }

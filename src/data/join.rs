@@ -13,6 +13,7 @@ use super::error::{DataError, Result};
 use super::fields::{field_of, text_of};
 use super::meter::Meter;
 use super::note::Seen;
+use super::patterns::expand;
 use super::shown::shortened;
 use super::source::Source;
 
@@ -83,27 +84,22 @@ impl SideTable {
 }
 
 /// Reads the side tables of `config`: of each table, the columns that are used and that the data
-/// files lack.
+/// files lack. Lists and patterns of columns in `config` are replaced by columns.
 ///
 /// `header` is the header of the data file `file`. Notes on the tables' files are added to `seen`.
 pub(crate) fn load_side_tables(
-    config: &DataConfig,
+    config: &mut DataConfig,
     folder: &Path,
     file: &str,
     header: &[String],
     seen: &mut Seen,
 ) -> Result<Vec<SideTable>> {
-    let open = |join: &Join| {
-        let source = Source::File(folder.join(&join.path));
-        let (name, meter) = (source.name(), Arc::new(Meter::default()));
-        let dialect = config.dialect();
-        let delimiter =
-            join.delimiter.and_then(|c| u8::try_from(c).ok()).unwrap_or(dialect.delimiter);
-        let rows =
-            Delimited::open(name.clone(), source.open(&meter)?, Dialect { delimiter, ..dialect })?;
-        Ok((name, rows, meter))
-    };
-    let sides = config.join.iter().map(open).collect::<Result<Vec<_>>>()?;
+    let sides = open_side_tables(config, folder)?;
+    let derived: Vec<String> = config.derive.iter().map(|derive| derive.name.clone()).collect();
+    let in_sides = sides.iter().flat_map(|(_, side, _)| side.header());
+    let columns = header.iter().chain(in_sides).chain(&derived).map(String::as_str);
+    expand(config, &columns.collect::<Vec<_>>())?;
+    let config = &*config;
     let mut wanted = vec![Vec::new(); sides.len()];
     let has = |k: usize, name: &str| sides[k].1.header().iter().any(|column| column == name);
     let is_key = |k: usize, name: &str| config.join[k].on.right() == name;
@@ -147,6 +143,28 @@ pub(crate) fn load_side_tables(
         seen.end_of_file(&name, rows.multiline_fields(), &meter);
     }
     Ok(tables)
+}
+
+/// Opens the side tables, and returns their names, rows and meters.
+fn open_side_tables(
+    config: &DataConfig,
+    folder: &Path,
+) -> Result<Vec<(String, Delimited, Arc<Meter>)>> {
+    let open = |join: &Join| {
+        let source = Source::File(folder.join(&join.path));
+        let (name, meter) = (source.name(), Arc::new(Meter::default()));
+        let dialect = config.dialect();
+        let delimiter =
+            join.delimiter.and_then(|c| u8::try_from(c).ok()).unwrap_or(dialect.delimiter);
+        let rows = Delimited::open(
+            name.clone(),
+            source.open(&meter)?,
+            Dialect { delimiter, ..dialect },
+            None,
+        )?;
+        Ok((name, rows, meter))
+    };
+    config.join.iter().map(open).collect()
 }
 
 /// Returns the names of all columns that the settings name, each once.

@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 
 use super::bytes::trimmed;
 use super::error::{DataError, Place, Result};
-use super::number;
+use super::number::{self, Notation};
 
 /// A parsed `data.label`.
 #[derive(Clone, Debug, PartialEq)]
@@ -12,6 +12,8 @@ pub(crate) struct Label {
     pub(crate) column: String,
     /// Set if blanks and tabs around texts are ignored, on both sides of a condition.
     trim: bool,
+    /// The notation of numbers in the column. Numbers in the condition have a decimal point.
+    notation: Notation,
     condition: Option<Condition>,
 }
 
@@ -71,12 +73,17 @@ impl Label {
                 "the column is missing: write label = \"clicked\" or label = \"rating >= 4\"",
             ));
         }
-        Ok(Self { column, trim: false, condition })
+        Ok(Self { column, trim: false, notation: Notation::PLAIN, condition })
     }
 
     /// Returns this label with `trim` set.
     pub(crate) fn trimmed(self) -> Self {
         Self { trim: true, ..self }
+    }
+
+    /// Returns this label for a column whose numbers are written in `notation`.
+    pub(crate) fn reading(self, notation: Notation) -> Self {
+        Self { notation, ..self }
     }
 
     /// Returns the label of a row whose column holds `value`: 0 or 1.
@@ -85,13 +92,15 @@ impl Label {
             return Err(place
                 .missing(&self.column, "every row needs a label: fill it in, or remove the row"));
         }
+        let plain = self.notation.plain(value);
+        let number = plain.as_deref().unwrap_or("no number");
         let Some(Condition { comparison, text, is_number }) = &self.condition else {
-            return match number::parse(value) {
+            return match number::parse(number) {
                 Some(x) if x == 0.0 || x == 1.0 => Ok(x as f32 + 0.0),
                 _ => Err(DataError::label(place, &self.column, value)),
             };
         };
-        let order = match number::compare(value, text) {
+        let order = match number::compare(number, text) {
             _ if !is_number => None,
             None => return Err(place.number(&self.column, value, NO_NUMBER)),
             order => order,

@@ -44,6 +44,7 @@ mod container;
 mod coverage;
 mod criteo;
 mod dataset;
+mod date;
 mod delimited;
 mod dense;
 mod derive;
@@ -60,7 +61,10 @@ mod meter;
 mod note;
 mod number;
 mod part;
+mod patterns;
 mod peek;
+#[cfg(feature = "cli")]
+mod profile;
 mod row_encoder;
 mod rows;
 mod shown;
@@ -73,13 +77,20 @@ mod synthetic;
 mod unknown_share;
 mod unpack;
 mod validate;
+mod wildcard;
 
+#[cfg(feature = "cli")]
+pub(crate) use self::{
+    date::Date, error::Place, label::Label, number::Notation, number::parse as parse_number,
+    profile::*, shown::percent, wildcard::find_files,
+};
 pub use config::{
     Categorical, Criteo, DataConfig, Dense, Derive, Format, Join, JoinOn, Missing, Split,
     Transform, Unknown,
 };
 pub use coverage::Coverage;
 pub use dataset::{Batch, Dataset};
+pub use date::{DateOrder, DatePart};
 pub use encoder::{EncodedFeature, Encoder};
 pub use error::{DataError, Result};
 pub use hash::hash64;

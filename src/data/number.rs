@@ -1,5 +1,6 @@
 //! Parses and compares numbers in text.
 
+use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::fmt;
 
@@ -12,8 +13,8 @@ use super::hash::length_of_word;
 pub(crate) const MAX_NUMBER: f64 = f32::MAX as f64;
 
 /// The reason for refusing a text that is no number.
-pub(crate) const NOT_A_NUMBER: &str =
-    "not a finite number of at most 3.4e38: correct it, or leave it empty to mark it missing";
+pub(crate) const NOT_A_NUMBER: &str = "not a finite number of at most 3.4e38: correct it, leave it \
+     empty to mark it missing, or name it in data.missing_values";
 
 /// Returns the number that a text holds; `None` if there is none, or if it exceeds [`MAX_NUMBER`].
 /// Spaces around it are ignored.
@@ -23,6 +24,78 @@ pub(crate) fn parse(text: &str) -> Option<f64> {
         return Some(integer as f64);
     }
     text.trim_ascii().parse().ok().filter(|x: &f64| x.abs() <= MAX_NUMBER)
+}
+
+/// The notation of the numbers in files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Notation {
+    /// The character between the whole and the fraction: `.` or `,`.
+    pub(crate) decimal: char,
+    /// The character between groups of digits, if there is one.
+    pub(crate) thousands: Option<char>,
+}
+
+impl Notation {
+    /// The notation of programming languages.
+    pub(crate) const PLAIN: Self = Self { decimal: '.', thousands: None };
+
+    /// Returns a number with a decimal point and without characters between digits, or `None` if
+    /// the text is no number in this notation. Texts in the plain notation are not checked.
+    ///
+    /// Groups have two or three digits, the last one three: `1.5` is no number where the point
+    /// stands between thousands, rather than 15.
+    #[inline]
+    pub(crate) fn plain(self, text: &str) -> Option<Cow<'_, str>> {
+        if self == Self::PLAIN { Some(Cow::Borrowed(text)) } else { self.converted(text) }
+    }
+
+    /// Turns a number with a decimal point into one of this notation.
+    pub(crate) fn write(self, number: &mut String) {
+        if self.decimal != '.' {
+            *number = number.replace('.', &self.decimal.to_string());
+        }
+    }
+
+    fn converted(self, text: &str) -> Option<Cow<'_, str>> {
+        let text = text.trim_ascii();
+        let digits = text.trim_start_matches(['-', '+']);
+        let sign = &text[..text.len() - digits.len()];
+        let is_number = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+        let end = digits.find(['e', 'E']).unwrap_or(digits.len());
+        let (mantissa, exponent) = digits.split_at(end);
+        let (whole, fraction) = match mantissa.split_once(self.decimal) {
+            Some((whole, fraction)) => (whole, Some(fraction)),
+            None => (mantissa, None),
+        };
+        if !fraction.is_none_or(is_number) || exponent.contains(',') {
+            return None;
+        }
+        let mut plain = sign.to_owned();
+        match self.thousands.filter(|&separator| whole.contains(separator)) {
+            Some(separator) => {
+                let groups: Vec<&str> = whole.split(separator).collect();
+                for (k, group) in groups.iter().enumerate() {
+                    let is_right = match group.len() {
+                        3 => true,
+                        2 => k + 1 < groups.len(),
+                        1 => k == 0,
+                        _ => false,
+                    };
+                    if !is_right || !is_number(group) {
+                        return None;
+                    }
+                    plain += group;
+                }
+            }
+            None if is_number(whole) => plain += whole,
+            None => return None,
+        }
+        if let Some(fraction) = fraction {
+            plain.push('.');
+            plain += fraction;
+        }
+        Some(Cow::Owned(plain + exponent))
+    }
 }
 
 /// Parses the common case, an integer of at most 15 digits, which `f64` holds exactly.
@@ -259,6 +332,39 @@ impl<'de> Deserialize<'de> for Time {
 mod tests {
     use super::super::hash::{EMPTY, word_of};
     use super::*;
+
+    #[test]
+    fn numbers_in_other_notations() {
+        let notation = |decimal, thousands| Notation { decimal, thousands };
+        let (comma, german) = (notation(',', None), notation(',', Some('.')));
+        let (english, blank) = (notation('.', Some(',')), notation(',', Some('\u{202f}')));
+        for (notation, text, expected) in [
+            (Notation::PLAIN, "1.5", Some(1.5)),
+            (Notation::PLAIN, "1,5", None),
+            (comma, "1,5", Some(1.5)),
+            (comma, " -0,25e2 ", Some(-25.0)),
+            (comma, ",5", Some(0.5)),
+            (comma, "7", Some(7.0)),
+            (comma, "1.5", None),
+            (comma, "1,5,0", None),
+            (comma, "", None),
+            (comma, "x", None),
+            (german, "1.234.567,5", Some(1_234_567.5)),
+            (german, "1234,5", Some(1234.5)),
+            (german, "1.5", None),
+            (german, "1.23", None),
+            (german, "1234.567", None),
+            (german, ".123", None),
+            (german, "1..234", None),
+            (english, "12,34,567.25", Some(1_234_567.25)),
+            (english, "1,234", Some(1234.0)),
+            (english, "1,5", None),
+            (blank, "1\u{202f}234,5", Some(1234.5)),
+        ] {
+            let plain = notation.plain(text);
+            assert_eq!(plain.and_then(|text| parse(&text)), expected, "{notation:?} {text}");
+        }
+    }
 
     #[test]
     fn words_are_the_integers_of_their_texts() {

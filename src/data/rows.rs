@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::columns::{Binding, Needs, Origin};
 use super::config::{DataConfig, Format, Split};
 use super::criteo::CriteoLines;
-use super::delimited::{Delimited, Dialect};
+use super::delimited::Delimited;
 use super::derive::Derived;
 use super::error::{DataError, Place, Result};
 use super::hash::{LONG, word_of};
@@ -17,7 +17,7 @@ use super::join::SideTable;
 use super::label::Label;
 use super::meter::Meter;
 use super::note::Seen;
-use super::number::Time;
+use super::number::{Notation, Time};
 use super::part::Part;
 use super::source::{Source, Stamp};
 use super::splitter::Splitter;
@@ -30,14 +30,16 @@ pub(crate) enum Records {
 
 impl Records {
     pub(crate) fn open(
-        format: Format,
-        dialect: Dialect,
+        config: &DataConfig,
         file: String,
         text: Box<dyn Read + Send>,
         needs: Needs,
     ) -> Result<Self> {
-        Ok(match format {
-            Format::Delimited => Self::Delimited(Box::new(Delimited::open(file, text, dialect)?)),
+        Ok(match config.format {
+            Format::Delimited => {
+                let header = (!config.header.is_empty()).then(|| config.header.clone());
+                Self::Delimited(Box::new(Delimited::open(file, text, config.dialect(), header)?))
+            }
             Format::Criteo => Self::Criteo(Box::new(CriteoLines::open(file, text, needs.label))),
         })
     }
@@ -129,7 +131,11 @@ impl<'a> Rows<'a> {
         Ok(Self {
             config,
             tables,
-            derived: config.derive.iter().map(Derived::new).collect::<Result<_>>()?,
+            derived: config
+                .derive
+                .iter()
+                .map(|derive| Derived::new(derive, config.notation()))
+                .collect::<Result<_>>()?,
             label: config.label()?,
             needs,
             bytes_total: sources.iter().map(Source::size).sum(),
@@ -166,7 +172,7 @@ impl<'a> Rows<'a> {
         let Self { config, tables, needs, .. } = *self;
         let (name, stamp) = (source.name(), source.stamp());
         let text = source.open(&self.meter)?;
-        let records = Records::open(config.format, config.dialect(), name.clone(), text, needs)?;
+        let records = Records::open(config, name.clone(), text, needs)?;
         let binding =
             Binding::new(config, tables, &name, records.header(), &self.label.column, needs)?;
         Ok(OpenFile { name, records, binding, has_rows: false, stamp })
@@ -223,6 +229,8 @@ impl<'a> Rows<'a> {
             tables: self.tables,
             joined: &self.joined,
             derived: &self.derived_texts,
+            missing_values: &self.config.missing_values,
+            notation: self.config.notation(),
         }
     }
 
@@ -250,7 +258,8 @@ impl<'a> Rows<'a> {
         let row = self.row();
         let text = row.text(row.origin(|binding| binding.time.as_ref()), column)?;
         const REASON: &str = "but a time must be a number, such as seconds since 1970";
-        Time::parse(text).ok_or_else(|| row.place().number(column, text, REASON))
+        let time = row.plain_number(text).and_then(|number| Time::parse(&number));
+        time.ok_or_else(|| row.place().number(column, text, REASON))
     }
 
     /// Returns the part of the current row; `None` if its file decides.
@@ -281,6 +290,8 @@ pub(crate) struct Row<'a> {
     tables: &'a [SideTable],
     joined: &'a [Option<u32>],
     derived: &'a [String],
+    missing_values: &'a [String],
+    notation: Notation,
 }
 
 impl<'a> Row<'a> {
@@ -290,8 +301,21 @@ impl<'a> Row<'a> {
         std::str::from_utf8(self.bytes(origin)).map_err(|_| self.place().not_utf8(column))
     }
 
-    /// Returns the bytes of a column, which may not be valid UTF-8.
+    /// Returns the text of a number with a decimal point; `None` if it is no number.
+    #[inline]
+    pub(crate) fn plain_number<'t>(&self, text: &'t str) -> Option<Cow<'t, str>> {
+        self.notation.plain(text)
+    }
+
+    /// Returns the bytes of a column, which may not be valid UTF-8; none if they mark a missing
+    /// value.
     fn bytes(&self, origin: Origin) -> &'a [u8] {
+        let bytes = self.bytes_in_file(origin);
+        let is_missing = self.missing_values.iter().any(|value| value.as_bytes() == bytes);
+        if is_missing { &[] } else { bytes }
+    }
+
+    fn bytes_in_file(&self, origin: Origin) -> &'a [u8] {
         let Some(file) = self.file else { return &[] };
         match origin {
             Origin::Field(field) => file.records.field(field),
@@ -309,6 +333,7 @@ impl<'a> Row<'a> {
         if let Some(file) = self.file
             && let Origin::Field(field) = origin
             && let Some(&word) = file.records.words().get(field)
+            && self.missing_values.is_empty()
         {
             return (word != LONG).then_some(word);
         }

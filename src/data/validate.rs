@@ -8,7 +8,8 @@ use super::config::{Categorical, DataConfig, Dense, Format, Missing, Split, Tran
 use super::delimited::MAX_ROW_BYTES;
 use super::derive::compile;
 use super::error::{DataError, Result};
-use super::number::MAX_NUMBER;
+use super::number::{MAX_NUMBER, Notation};
+use super::patterns::{Block, is_rest};
 use crate::ops::Pooling;
 
 /// The largest number of knots of a column. Positions among so many are exact to 2⁻¹⁴ in `f32`.
@@ -34,6 +35,7 @@ fn validate(config: &DataConfig) -> Result<()> {
     let config = config.with_defaults();
     let label = config.label()?;
     joins_and_derives(&config)?;
+    columns(&config)?;
     for (k, dense) in config.dense.iter().enumerate() {
         self::dense(dense).map_err(|reason| DataError::config(format!("dense[{k}]"), reason))?;
     }
@@ -82,12 +84,7 @@ fn label_is_no_feature(config: &DataConfig, label: &str) -> Result<()> {
         return Err(DataError::config(format!("join[{k}].on"), reason));
     }
     let made_of_label = sources(config, label);
-    let features =
-        config.dense.iter().map(|d| &d.column).enumerate().map(|(k, column)| ("dense", k, column));
-    let categorical = config.categorical.iter().map(|c| &c.column).enumerate();
-    for (list, k, column) in
-        features.chain(categorical.map(|(k, column)| ("categorical", k, column)))
-    {
+    for (list, k, column) in named(&config.dense).chain(named(&config.categorical)) {
         let reason = if column == label {
             format!(
                 "column {column:?} is the label, so that the model could read off its answer: \
@@ -98,7 +95,7 @@ fn label_is_no_feature(config: &DataConfig, label: &str) -> Result<()> {
                 "column {column:?} is derived from the label {label:?}, so that the model could \
                  read off its answer: remove it"
             )
-        } else if made_of_label.contains(column.as_str()) {
+        } else if made_of_label.contains(column) {
             format!(
                 "the label {label:?} is derived from column {column:?}, so that the model could \
                  read off its answer: remove it"
@@ -109,6 +106,43 @@ fn label_is_no_feature(config: &DataConfig, label: &str) -> Result<()> {
         return Err(DataError::config(format!("{list}[{k}].column"), reason));
     }
     Ok(())
+}
+
+/// Returns the columns that the blocks of a list name, with the name of the list and the number of
+/// the block.
+fn named<B: Block>(blocks: &[B]) -> impl Iterator<Item = (&'static str, usize, &str)> {
+    let blocks = blocks.iter().enumerate();
+    blocks.flat_map(|(k, block)| block.names().map(move |name| (B::LIST, k, name)))
+}
+
+/// Checks the columns that the blocks name.
+fn columns(config: &DataConfig) -> Result<()> {
+    let rests = rests(&config.dense)? + rests(&config.categorical)?;
+    if rests > 1 {
+        let reason = "\"*\" stands twice, but the columns that nothing else names can be taken \
+            only once: name columns, or write a pattern such as \"x*\"";
+        return Err(DataError::config("categorical", reason));
+    }
+    Ok(())
+}
+
+/// Checks the columns of a list, and returns how many entries are `*`.
+fn rests<B: Block>(blocks: &[B]) -> Result<usize> {
+    for (k, block) in blocks.iter().enumerate() {
+        let reason = match (block.column(), block.columns()) {
+            ("", []) => "name a column, or a list of columns: column = \"x\", columns = [\"x*\"]",
+            ("", columns) if columns.iter().any(String::is_empty) => {
+                "columns: \"\" is no column: name one, or remove it"
+            }
+            (column, [_, ..]) if !column.is_empty() => {
+                "column and columns contradict each other: remove one of them"
+            }
+            _ => continue,
+        };
+        return Err(DataError::config(format!("{}[{k}]", B::LIST), reason));
+    }
+    let entries = blocks.iter().flat_map(|block| block.columns());
+    Ok(entries.filter(|entry| is_rest(entry)).count())
 }
 
 fn files(config: &DataConfig) -> Result<()> {
@@ -146,6 +180,8 @@ fn files(config: &DataConfig) -> Result<()> {
         }
         _ => delimiter("delimiter", config.delimiter)?,
     }
+    header(config)?;
+    notation(config)?;
     if config.max_field_bytes.is_some_and(|limit| limit == 0 || limit > MAX_ROW_BYTES) {
         return Err(DataError::config(
             "max_field_bytes",
@@ -160,6 +196,42 @@ fn files(config: &DataConfig) -> Result<()> {
         return Err(DataError::config("criteo", reason));
     }
     Ok(())
+}
+
+fn header(config: &DataConfig) -> Result<()> {
+    let header = &config.header;
+    if config.format == Format::Criteo && !header.is_empty() {
+        let reason = "the columns of a Criteo file have names: remove it";
+        return Err(DataError::config("header", reason));
+    }
+    let mut seen = HashSet::new();
+    match header.iter().find(|name| name.is_empty() || !seen.insert(*name)) {
+        Some(name) if name.is_empty() => {
+            Err(DataError::config("header", "\"\" is no name of a column: name every column"))
+        }
+        Some(name) => Err(DataError::config("header", format!("{name:?} stands twice"))),
+        None => Ok(()),
+    }
+}
+
+fn notation(config: &DataConfig) -> Result<()> {
+    let Notation { decimal, thousands } = config.notation();
+    if !matches!(decimal, '.' | ',') {
+        return Err(DataError::config("decimal", format!("{decimal:?}: must be \".\" or \",\"")));
+    }
+    let stands_between =
+        |c| matches!(c, '.' | ',' | ' ' | '\'' | '’' | '_' | '\u{a0}' | '\u{202f}');
+    match thousands {
+        Some(c) if c == decimal => Err(DataError::config(
+            "thousands",
+            format!("{c:?} is the decimal character, too: set decimal"),
+        )),
+        Some(c) if !stands_between(c) => Err(DataError::config(
+            "thousands",
+            format!("{c:?}: must be one of \".\", \",\", \"_\", an apostrophe or a blank"),
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// Refuses a file that is named twice, by whatever paths: its rows would count twice, or the model
@@ -282,6 +354,12 @@ fn joins_and_derives(config: &DataConfig) -> Result<()> {
                 "must be a number above 0",
             ));
         }
+        if derive.date_order.is_some() && derive.date.is_none() {
+            return Err(DataError::config(
+                format!("derive[{k}].date_order"),
+                "only has a meaning with date: set it, or remove date_order",
+            ));
+        }
         compile(&derive.pattern)
             .map_err(|reason| DataError::config(format!("derive[{k}].pattern"), reason))?;
     }
@@ -289,9 +367,6 @@ fn joins_and_derives(config: &DataConfig) -> Result<()> {
 }
 
 fn dense(dense: &Dense) -> Result<(), String> {
-    if dense.column.is_empty() {
-        return Err("column is missing".into());
-    }
     let last = dense.transform.len().saturating_sub(1);
     let fitted = |&(k, transform): &(usize, &Transform)| {
         k < last && matches!(transform, Transform::Zscore | Transform::Quantile)
@@ -315,9 +390,6 @@ fn dense(dense: &Dense) -> Result<(), String> {
 }
 
 fn categorical(categorical: &Categorical) -> Result<(), String> {
-    if categorical.column.is_empty() {
-        return Err("column is missing".into());
-    }
     if categorical.separator.as_ref().is_some_and(String::is_empty) {
         return Err("separator: must not be empty; leave it out for a column with one value".into());
     }
@@ -474,6 +546,10 @@ mod tests {
             (
                 "label = 'y'\nderive = [{ name = 'd', from = 'd', pattern = 'x' }]",
                 "data.derive[0].from: \"d\" is not derived before",
+            ),
+            (
+                "label = 'y'\nderive = [{ name = 'd', from = 'c', date_order = 'day-month-year' }]",
+                "data.derive[0].date_order: only has a meaning with date",
             ),
             (
                 "label = 'y'\nderive = [{ name = 'd', from = 'c', pattern = 'x', bucket = 0 }]",

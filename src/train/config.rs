@@ -258,16 +258,19 @@ impl TrainConfig {
 }
 
 impl Config {
-    /// Reads a configuration file. Also returns its folder, at which relative paths start.
+    /// Reads a configuration file. Also returns its folder, at which relative paths start. Folders
+    /// and patterns among the data files are replaced by the files that they stand for now.
     ///
     /// # Errors
     /// Returns [`TrainError::Config`] with line and column, in the words of `keys.rs`. For an
     /// unknown key it names the nearest known one.
     pub fn load(path: &Path) -> Result<(Self, PathBuf)> {
         let text = std::fs::read_to_string(path).map_err(io_error("read", path))?;
-        let config = Self::parse(&text)
+        let mut config = Self::parse(&text)
             .map_err(|message| TrainError::Config { path: path.into(), message })?;
-        Ok((config, parent_of(path).into()))
+        let folder = parent_of(path);
+        config.data.find_files(folder)?;
+        Ok((config, folder.into()))
     }
 
     /// Returns the decay of the average of the parameters; 0 for none.
@@ -296,6 +299,26 @@ impl Config {
         let config: Self = toml::from_str(text).map_err(|error| explain(&error, text))?;
         config.validate()?;
         Ok(config)
+    }
+
+    /// Returns the reference of all keys of a configuration file, or of those that `key` names: by
+    /// a path such as `data.dense.missing`, or by its end, such as `missing`.
+    ///
+    /// # Errors
+    /// Returns a message with the nearest key if there is no such key.
+    pub fn reference(key: Option<&str>) -> Result<String, String> {
+        keys::reference(key)
+    }
+
+    /// Returns the lines of a table's keys as comments, with their defaults.
+    #[cfg(feature = "cli")]
+    pub(crate) fn default_lines(table: &str, except: &[&str]) -> Vec<String> {
+        keys::default_lines(table, except)
+    }
+
+    /// Returns the JSON schema of configuration files, for editors.
+    pub fn schema() -> String {
+        keys::schema()
     }
 }
 

@@ -1,18 +1,47 @@
-//! The keys of a configuration file and the kinds of their values. They make the explanations of
-//! files that cannot be read.
+//! The keys of a configuration file: the kinds of their values, their defaults, and what they mean.
+//! They make the explanations of files that cannot be read, the reference, and the schema for
+//! editors.
 
-use std::ops::Range;
+mod check;
+#[cfg(feature = "cli")]
+mod defaults;
+mod reference;
+mod schema;
+#[cfg(test)]
+mod tests;
 
-use toml::Spanned;
-use toml::de::{DeInteger, DeTable, DeValue};
+pub(super) use check::first_fault;
+#[cfg(feature = "cli")]
+pub(super) use defaults::default_lines;
+pub(super) use reference::reference;
+pub(super) use schema::schema;
 
 /// A key of a table.
 struct Key {
     name: &'static str,
     kind: Kind,
-    is_required: bool,
+    default: Preset,
     /// One or several valid lines.
     example: &'static str,
+    doc: &'static str,
+}
+
+/// The value of a key that is left out.
+enum Preset {
+    /// The key must be there.
+    Required,
+    /// A value as it is written in the file.
+    Value(&'static str),
+    /// A value that depends on other settings, or the effect of having none.
+    Words(&'static str),
+    /// The defaults of the table's keys.
+    OfKeys,
+}
+
+impl Key {
+    fn is_required(&self) -> bool {
+        matches!(self.default, Preset::Required)
+    }
 }
 
 /// The kind of value that a key takes.
@@ -41,403 +70,775 @@ use Kind::{
     Character, Choice, Either, Number, OneOf, OneOrMany, Switch, Table, Tables, Tagged, Text,
     Whole, Wholes,
 };
+use Preset::{OfKeys, Value, Words};
 
-const fn key(name: &'static str, kind: Kind, example: &'static str) -> Key {
-    Key { name, kind, is_required: false, example }
+const fn key(
+    name: &'static str,
+    kind: Kind,
+    default: Preset,
+    example: &'static str,
+    doc: &'static str,
+) -> Key {
+    Key { name, kind, default, example, doc }
 }
 
-const fn required(name: &'static str, kind: Kind, example: &'static str) -> Key {
-    Key { name, kind, is_required: true, example }
+const fn required(name: &'static str, kind: Kind, example: &'static str, doc: &'static str) -> Key {
+    key(name, kind, Preset::Required, example, doc)
 }
 
 const U32: Kind = Whole(u32::MAX as u64);
 const U64: Kind = Whole(u64::MAX);
+const NONE: Preset = Words("none");
 
 const FILE: &[Key] = &[
-    required("data", Table(DATA), "[data]\ntrain = \"clicks.csv\"\nlabel = \"clicked\""),
-    key("model", Table(MODEL), "[model]\nbottom_mlp = [32, 16]"),
-    key("train", Table(TRAIN), "[train]\nepochs = 15"),
+    required(
+        "data",
+        Table(DATA),
+        "[data]\ntrain = \"clicks.csv\"\nlabel = \"clicked\"",
+        "The files to read, and the meaning of their columns.",
+    ),
+    key(
+        "model",
+        Table(MODEL),
+        OfKeys,
+        "[model]\nbottom_mlp = [32, 16]",
+        "The shape of the model, except for the sizes that the data decide.",
+    ),
+    key("train", Table(TRAIN), OfKeys, "[train]\nepochs = 15", "The settings of training."),
 ];
 
 const DATA: &[Key] = &[
-    key("format", Choice(&["delimited", "criteo"]), "format = \"criteo\""),
-    key("train", OneOrMany(&Text), "train = \"clicks.csv\""),
-    key("validation", OneOrMany(&Text), "validation = \"later.csv\""),
-    key("test", OneOrMany(&Text), "test = \"last.csv\""),
-    key("delimiter", Character, "delimiter = \";\""),
-    key("trim", Switch, "trim = false"),
-    key("max_field_bytes", U64, "max_field_bytes = 1048576"),
-    key("label", Text, "label = \"rating >= 4\""),
-    key("split", Tagged("by", SPLITS), "split = { by = \"hash\", test = 0.2 }"),
-    key("join", Tables(JOIN), "[[data.join]]\npath = \"movies.csv\"\non = \"movieId\""),
+    key(
+        "format",
+        Choice(&["delimited", "criteo"]),
+        Value("\"delimited\""),
+        "format = \"criteo\"",
+        "The syntax of the files: `delimited` for fields between delimiters, quoted as in RFC \
+         4180, with the names of the columns in the first line; `criteo` for the Criteo click \
+         logs. Files packed with gzip or zstd are recognised by their contents.",
+    ),
+    key(
+        "train",
+        OneOrMany(&Text),
+        Words("must be there"),
+        "train = \"clicks.csv\"",
+        "The files, read in this order: paths, folders, and patterns such as `clicks/2024-*.csv`, \
+         whose files are sorted by name. The order of the columns may differ between files. \
+         Relative paths count from the folder of the configuration file.",
+    ),
+    key(
+        "validation",
+        OneOrMany(&Text),
+        NONE,
+        "validation = \"later.csv\"",
+        "The files of the validation rows, only with `split = { by = \"file\" }`.",
+    ),
+    key(
+        "test",
+        OneOrMany(&Text),
+        NONE,
+        "test = \"last.csv\"",
+        "The files of the test rows, only with `split = { by = \"file\" }`.",
+    ),
+    key(
+        "delimiter",
+        Character,
+        Words("`,`; between tabs with `format = \"criteo\"`"),
+        "delimiter = \";\"",
+        "The character between the fields of a delimited file: one ASCII character.",
+    ),
+    key(
+        "header",
+        OneOrMany(&Text),
+        Words("the first line of each file"),
+        "header = [\"time\", \"shop\", \"clicked\"]",
+        "The names of the columns, of files that have none in their first line.",
+    ),
+    key(
+        "missing_values",
+        OneOrMany(&Text),
+        Words("none: only an empty field is missing"),
+        "missing_values = [\"NA\", \"?\", \"\\\\N\"]",
+        "The texts that mark a missing value in any column, besides the empty text. They are \
+         compared with whole fields, and not with the values of a list.",
+    ),
+    key(
+        "decimal",
+        Character,
+        Value("\".\""),
+        "decimal = \",\"",
+        "The character between the whole and the fraction of numbers, `.` or `,`. Numbers in the \
+         configuration always have a point.",
+    ),
+    key(
+        "thousands",
+        Character,
+        NONE,
+        "thousands = \".\"",
+        "The character between groups of digits of large numbers, such as `,`, `.`, `_`, an \
+         apostrophe or a blank.",
+    ),
+    key(
+        "trim",
+        Switch,
+        Value("true"),
+        "trim = false",
+        "If true, blanks and tabs around fields are ignored, and around the values of a column \
+         with a `separator`. The contents of quotes stay as they are.",
+    ),
+    key(
+        "max_field_bytes",
+        U64,
+        Value("1048576"),
+        "max_field_bytes = 1048576",
+        "The longest field of a delimited file, in bytes, with its quotes. A longer one is an \
+         error, since most often a quote is never closed.",
+    ),
+    key(
+        "label",
+        Text,
+        Words("must be there, except with `format = \"criteo\"`, which has `label`"),
+        "label = \"rating >= 4\"",
+        "The label: a column that holds 0 or 1, or a condition under which a row counts as 1: a \
+         column, one of `>= <= > < = !=`, and a value.",
+    ),
+    key(
+        "split",
+        Tagged("by", SPLITS),
+        Value("{ by = \"hash\" }"),
+        "split = { by = \"hash\", test = 0.2 }",
+        "The assignment of rows to training, validation and test: `by = \"hash\"` at random, `by = \
+         \"time\"` the latest rows for test, `by = \"file\"` by the files of `train`, `validation` \
+         and `test`.",
+    ),
+    key(
+        "join",
+        Tables(JOIN),
+        NONE,
+        "[[data.join]]\npath = \"movies.csv\"\non = \"movieId\"",
+        "A side table: its columns become columns of every row that has the same key.",
+    ),
     key(
         "derive",
         Tables(DERIVE),
+        NONE,
         "[[data.derive]]\nname = \"decade\"\nfrom = \"year\"\nbucket = 10",
+        "A new column, made of other columns.",
     ),
-    key("dense", Tables(DENSE_COLUMN), "[[data.dense]]\ncolumn = \"age\""),
-    key("categorical", Tables(CATEGORICAL), "[[data.categorical]]\ncolumn = \"shop\""),
-    key("max_unknown", Number, "max_unknown = 0.5"),
-    key("criteo", Table(CRITEO), "criteo = { min_count = 4 }"),
+    key(
+        "dense",
+        Tables(DENSE_COLUMN),
+        Words("none; with `format = \"criteo\"` the 13 numbers"),
+        "[[data.dense]]\ncolumn = \"age\"",
+        "A column of numbers, which the bottom MLP reads.",
+    ),
+    key(
+        "categorical",
+        Tables(CATEGORICAL),
+        Words("none; with `format = \"criteo\"` the 26 categories"),
+        "[[data.categorical]]\ncolumn = \"shop\"",
+        "A column whose values select rows of an embedding table.",
+    ),
+    key(
+        "max_unknown",
+        Number,
+        Words("no limit: large shares are only reported"),
+        "max_unknown = 0.5",
+        "The largest share of values that training has not seen, and of keys that a side table \
+         lacks, from 0 to 1. A larger share is an error.",
+    ),
+    key(
+        "criteo",
+        Table(CRITEO),
+        OfKeys,
+        "criteo = { min_count = 4 }",
+        "The encoding of the 26 categories of Criteo logs, unless `categorical` names columns.",
+    ),
 ];
 
-const VALIDATION: Key = key("validation", Number, "validation = 0.1");
-const TEST: Key = key("test", Number, "test = 0.2");
-
 const SPLITS: &[(&str, &[Key])] = &[
-    ("hash", &[key("seed", U64, "seed = 7"), VALIDATION, TEST]),
-    ("time", &[required("column", Text, "column = \"timestamp\""), VALIDATION, TEST]),
+    (
+        "hash",
+        &[
+            key(
+                "seed",
+                U64,
+                Value("0"),
+                "seed = 7",
+                "The seed of the hash; each seed gives another split.",
+            ),
+            key(
+                "validation",
+                Number,
+                Value("0.0625"),
+                "validation = 0.1",
+                "The share of the validation rows, which decide when training stops.",
+            ),
+            key(
+                "test",
+                Number,
+                Value("0.1875"),
+                "test = 0.2",
+                "The share of the test rows, which measure the final model.",
+            ),
+        ],
+    ),
+    (
+        "time",
+        &[
+            required(
+                "column",
+                Text,
+                "column = \"timestamp\"",
+                "The column that holds the time, as a number. Rows of the same time stay together.",
+            ),
+            key(
+                "validation",
+                Number,
+                Value("0.1"),
+                "validation = 0.1",
+                "The share of the validation rows, which come before the test rows.",
+            ),
+            key(
+                "test",
+                Number,
+                Value("0.1"),
+                "test = 0.2",
+                "The share of the test rows, the latest ones.",
+            ),
+        ],
+    ),
     ("file", &[]),
 ];
 
 const JOIN: &[Key] = &[
-    required("path", Text, "path = \"movies.csv\""),
-    required("on", Either(&[Text, Table(PAIR)]), "on = \"movieId\""),
-    key("delimiter", Character, "delimiter = \";\""),
+    required(
+        "path",
+        Text,
+        "path = \"movies.csv\"",
+        "The side table, a delimited file with a header.",
+    ),
+    required(
+        "on",
+        Either(&[Text, Table(PAIR)]),
+        "on = \"movieId\"",
+        "The key: a column of both tables, or one column of each. If the side table lacks a row's \
+         key, the joined columns are empty.",
+    ),
+    key(
+        "delimiter",
+        Character,
+        Words("that of the data files"),
+        "delimiter = \";\"",
+        "The character between the fields of the side table.",
+    ),
 ];
 
 const PAIR: &[Key] = &[
-    required("left", Text, "left = \"column here\""),
-    required("right", Text, "right = \"column there\""),
+    required("left", Text, "left = \"column here\"", "The name of the key in the rows."),
+    required("right", Text, "right = \"column there\"", "The name of the key in the side table."),
 ];
 
 const DERIVE: &[Key] = &[
-    required("name", Text, "name = \"decade\""),
-    required("from", OneOrMany(&Text), "from = \"year\""),
-    key("pattern", Text, "pattern = '^(\\d+)'"),
-    key("bucket", Number, "bucket = 10"),
+    required("name", Text, "name = \"decade\"", "The name of the new column."),
+    required(
+        "from",
+        OneOrMany(&Text),
+        "from = \"year\"",
+        "The source: a column of the file, of a side table, or derived before; of several columns \
+         the texts are joined by a space.",
+    ),
+    key(
+        "pattern",
+        Text,
+        Value("\"(?s).+\""),
+        "pattern = '^(\\d+)'",
+        "A regular expression. The text of its first group becomes the value; without a group, the \
+         whole match. A row that does not match is empty.",
+    ),
+    key(
+        "date",
+        Choice(&["seconds", "days", "year", "month", "day", "weekday", "hour"]),
+        NONE,
+        "date = \"weekday\"",
+        "A part of a date or time such as 2024-01-31 or 2024-01-31T12:00:00Z, as a number: \
+         `seconds` since 1970 in UTC, `days` since 1970, `weekday` from 1 for Monday. Seconds and \
+         days suit dense columns and `split`, weekday and hour categorical ones.",
+    ),
+    key(
+        "date_order",
+        Choice(&["year-month-day", "day-month-year", "month-day-year"]),
+        Value("\"year-month-day\""),
+        "date_order = \"day-month-year\"",
+        "The order of year, month and day in the text, with `date`.",
+    ),
+    key(
+        "bucket",
+        Number,
+        NONE,
+        "bucket = 10",
+        "The size of buckets: the text must be a number, or have a `date`, and is rounded down to \
+         a multiple of it.",
+    ),
 ];
+
+const COLUMN: Key = key(
+    "column",
+    Text,
+    Words("must be there, or `columns`"),
+    "column = \"age\"",
+    "The name of the column.",
+);
+const COLUMNS: Key = key(
+    "columns",
+    OneOrMany(&Text),
+    Words("must be there, or `column`"),
+    "columns = [\"genre_*\", \"x1\"]",
+    "Several columns with the same settings: names, and patterns in which `*` stands for any text. \
+     A pattern takes the columns that its list does not name, but never the label; `\"*\"` alone \
+     takes every column that no other setting names or matches.",
+);
 
 const TRANSFORM: Kind = Choice(&["none", "log1p", "signed_log1p", "zscore", "quantile"]);
 
 const DENSE_COLUMN: &[Key] = &[
-    key("column", Text, "column = \"age\""),
-    key("transform", OneOrMany(&TRANSFORM), "transform = \"zscore\""),
-    key("missing", Either(&[Choice(&["mean", "zero", "error"]), Number]), "missing = \"mean\""),
-    key("bins", U64, "bins = 64"),
-    key("knots", U64, "knots = 64"),
-    key("count", Switch, "count = true"),
+    COLUMN,
+    COLUMNS,
+    key(
+        "transform",
+        OneOrMany(&TRANSFORM),
+        Value("[\"signed_log1p\", \"zscore\"]"),
+        "transform = \"zscore\"",
+        "The transforms of the number, in their order: `log1p` is ln(1 + x) for numbers above -1, \
+         `signed_log1p` is sign(x) ln(1 + |x|), `zscore` subtracts the mean and divides by the \
+         standard deviation, `quantile` is the share of training rows with a smaller number, \
+         `none` changes nothing. Only the last may be `zscore` or `quantile`.",
+    ),
+    key(
+        "missing",
+        Either(&[Choice(&["mean", "zero", "error"]), Number]),
+        Value("\"mean\""),
+        "missing = \"mean\"",
+        "The substitute for a missing number: `mean` of the training rows after the transforms, \
+         `zero` after the transforms, a number before them, or `error` for none.",
+    ),
+    key(
+        "bins",
+        U64,
+        Value("0"),
+        "bins = 64",
+        "The number of quantile bins, which become a categorical feature besides the number; 0 for \
+         none. A missing number has a bin of its own.",
+    ),
+    key(
+        "knots",
+        U64,
+        Value("0"),
+        "knots = 64",
+        "The number of knots at quantiles, between which the number is embedded as a function that \
+         is linear; 0 for none. It suits numbers that decide, beside `bins`: what lies next to \
+         each other stays alike. It has no meaning with max pooling.",
+    ),
+    key(
+        "count",
+        Switch,
+        Value("false"),
+        "count = true",
+        "If true, the number is the count of training rows with the same text, instead of the \
+         text's own number: the activity of a user, the popularity of an item.",
+    ),
 ];
 
 const CATEGORICAL: &[Key] = &[
-    required("column", Text, "column = \"shop\""),
-    key("separator", Text, "separator = \"|\""),
-    key("min_count", U32, "min_count = 10"),
-    key("hash", U32, "hash = 100000"),
-    key("pooling", Choice(&["sum", "mean", "max"]), "pooling = \"mean\""),
-    key("unknown", Choice(&["drop", "row"]), "unknown = \"row\""),
+    COLUMN,
+    COLUMNS,
+    key(
+        "separator",
+        Text,
+        Words("none: the column has one value"),
+        "separator = \"|\"",
+        "The text between the values of a multi-valued column, whose values make a bag.",
+    ),
+    key(
+        "min_count",
+        U32,
+        Value("1"),
+        "min_count = 10",
+        "The number of training rows in which a value must occur to have a row of its own. Rarer \
+         values share row 0, or are left out of a bag.",
+    ),
+    key(
+        "hash",
+        U32,
+        Words("none: a dictionary of the values"),
+        "hash = 100000",
+        "The number of rows of a hashed column, which needs no dictionary: for columns with too \
+         many values to keep.",
+    ),
+    key(
+        "pooling",
+        Choice(&["sum", "mean", "max"]),
+        Value("\"sum\""),
+        "pooling = \"mean\"",
+        "The function that reduces the rows of a bag to one vector.",
+    ),
+    key(
+        "unknown",
+        Choice(&["drop", "row"]),
+        Words("`row`; with a `separator` `drop`"),
+        "unknown = \"row\"",
+        "The treatment of a value without a row of its own: it is left out of the bag, or it \
+         becomes row 0.",
+    ),
 ];
 
-const CRITEO: &[Key] = &[key("min_count", U32, "min_count = 4"), key("hash", U32, "hash = 100000")];
+const CRITEO: &[Key] = &[
+    key(
+        "min_count",
+        U32,
+        Words("10; none with `hash`"),
+        "min_count = 4",
+        "The number of training rows in which a value must occur to have a row of its own.",
+    ),
+    key(
+        "hash",
+        U32,
+        Words("none: a dictionary of the values"),
+        "hash = 100000",
+        "The number of rows of each hashed column.",
+    ),
+];
 
 const MODEL: &[Key] = &[
-    key("bottom_mlp", Wholes, "bottom_mlp = [32, 16]"),
-    key("top_mlp", Wholes, "top_mlp = [64, 32]"),
-    key("interaction", Choice(&["dot", "cat"]), "interaction = \"dot\""),
+    key(
+        "bottom_mlp",
+        Wholes,
+        Value("[32, 16]"),
+        "bottom_mlp = [32, 16]",
+        "The sizes of the bottom MLP's layers. The last one is the dimension of the embeddings.",
+    ),
+    key(
+        "top_mlp",
+        Wholes,
+        Value("[64, 32]"),
+        "top_mlp = [64, 32]",
+        "The sizes of the top MLP's hidden layers; the layer of the logit comes after them.",
+    ),
+    key(
+        "interaction",
+        Choice(&["dot", "cat"]),
+        Value("\"dot\""),
+        "interaction = \"dot\"",
+        "The interaction of the features: all pairwise dot products, or their concatenation.",
+    ),
     key(
         "pair_order",
         Choice(&["lower_triangle", "upper_triangle"]),
+        Value("\"lower_triangle\""),
         "pair_order = \"lower_triangle\"",
+        "The order of the pairs, for models of other programs: that of facebookresearch/dlrm, or \
+         that of TorchRec. It has no effect with `interaction = \"cat\"`.",
     ),
-    key("include_self", Switch, "include_self = true"),
-    key("append_sparse", Switch, "append_sparse = true"),
-    key("table_dtype", Choice(&["f32", "f16", "bf16"]), "table_dtype = \"f32\""),
+    key(
+        "include_self",
+        Switch,
+        Value("false"),
+        "include_self = true",
+        "If true, each feature is also paired with itself.",
+    ),
+    key(
+        "append_sparse",
+        Switch,
+        Value("true"),
+        "append_sparse = true",
+        "If true, the pooled vectors are inputs of the top MLP besides the dot products.",
+    ),
+    key(
+        "table_dtype",
+        Choice(&["f32", "f16", "bf16"]),
+        Value("\"f32\""),
+        "table_dtype = \"f32\"",
+        "The element type of the tables: 16 bits halve their memory.",
+    ),
     key(
         "table_init",
         Either(&[Choice(&["inverse_root"]), OneOf(TABLE_INIT)]),
+        Value("{ uniform = 0.02 }"),
         "table_init = { uniform = 0.02 }",
+        "The initial values of the tables; `inverse_root` is uniform within the root of 1 / rows, \
+         as in facebookresearch/dlrm.",
     ),
-    key("precision", Choice(&["f32", "tf32", "bf16", "f16"]), "precision = \"bf16\""),
+    key(
+        "precision",
+        Choice(&["f32", "tf32", "bf16", "f16"]),
+        Value("\"f32\""),
+        "precision = \"bf16\"",
+        "The precision of pooled vectors, interaction and layers. The last layer always computes \
+         in f32, and parameters of layers are kept in f32.",
+    ),
 ];
 
-const TABLE_INIT: &[Key] =
-    &[key("uniform", Number, "uniform = 0.02"), key("normal", Number, "normal = 0.02")];
+const TABLE_INIT: &[Key] = &[
+    key("uniform", Number, NONE, "uniform = 0.02", "The bound of uniform values, on both sides."),
+    key("normal", Number, NONE, "normal = 0.02", "The standard deviation of normal values."),
+];
 
 const TRAIN: &[Key] = &[
-    key("epochs", U32, "epochs = 15"),
-    key("batch_size", U64, "batch_size = 256"),
-    key("seed", U64, "seed = 1"),
-    key("patience", U32, "patience = 3"),
-    key("select", Choice(&["loss", "logloss", "auc"]), "select = \"auc\""),
+    key(
+        "epochs",
+        U32,
+        Value("15"),
+        "epochs = 15",
+        "The largest number of passes over the training rows.",
+    ),
+    key(
+        "batch_size",
+        U64,
+        Value("256"),
+        "batch_size = 256",
+        "The number of rows of a step; the last one of an epoch may have fewer.",
+    ),
+    key(
+        "seed",
+        U64,
+        Value("1"),
+        "seed = 1",
+        "The seed of the initial parameters and of the order of the rows.",
+    ),
+    key(
+        "patience",
+        U32,
+        Value("3"),
+        "patience = 3",
+        "Training stops after this many epochs without a better validation score; 0 for never.",
+    ),
+    key(
+        "select",
+        Choice(&["loss", "logloss", "auc"]),
+        Value("\"loss\""),
+        "select = \"auc\"",
+        "The validation score that selects the best epoch: the lowest `loss` that training \
+         minimises, the lowest `logloss`, or the highest `auc`.",
+    ),
     key(
         "loss",
         Either(&[Choice(&["bce_with_logits", "mse"]), OneOf(LOSS)]),
+        Value("\"bce_with_logits\""),
         "loss = \"bce_with_logits\"",
+        "The loss that training minimises: the log-loss, the squared error of the probability, or \
+         a log-loss with a weight for each class.",
     ),
-    key("loss_threshold", Number, "loss_threshold = 0.0"),
-    key("loss_scale", Number, "loss_scale = 4096.0"),
-    key("non_finite", Choice(&["error", "skip-step"]), "non_finite = \"skip-step\""),
-    key("schedule", Table(SCHEDULE), "schedule = { decay_epochs = 15.0 }"),
-    key("members", U64, "members = 3"),
-    key("averaging", Number, "averaging = 0.998"),
-    key("bag_dropout", Number, "bag_dropout = 0.3"),
-    key("even_decay", Switch, "even_decay = true"),
-    key("checkpoint_seconds", U64, "checkpoint_seconds = 300"),
-    key("optimizer", Table(GROUP), "[train.optimizer]\nkind = \"adam\""),
-    key("tables", Table(GROUP), "[train.tables]\nlearning_rate = 0.01"),
-    key("dense", Table(GROUP), "[train.dense]\nlearning_rate = 0.002"),
+    key(
+        "loss_threshold",
+        Number,
+        Value("0.0"),
+        "loss_threshold = 0.0",
+        "Probabilities are clamped to [threshold, 1 - threshold] in the loss; 0 for no clamp.",
+    ),
+    key(
+        "loss_scale",
+        Number,
+        Value("4096.0"),
+        "loss_scale = 4096.0",
+        "The factor of the loss with `precision = \"f16\"`, so that small gradients do not become \
+         0: a power of two. If it is too large, gradients become infinite.",
+    ),
+    key(
+        "non_finite",
+        Choice(&["error", "skip-step"]),
+        Value("\"error\""),
+        "non_finite = \"skip-step\"",
+        "The treatment of a batch whose loss or gradient is infinite or not a number: `error` ends \
+         training, `skip-step` continues without that batch.",
+    ),
+    key(
+        "schedule",
+        Table(SCHEDULE),
+        OfKeys,
+        "schedule = { decay_epochs = 15.0 }",
+        "The schedule of the learning rates: a linear warm-up, constant rates, then a decay.",
+    ),
+    key(
+        "members",
+        U64,
+        Value("1"),
+        "members = 3",
+        "The number of models that are trained side by side, whose mean probability is predicted: \
+         better than any one of them, for as many times the work.",
+    ),
+    key(
+        "averaging",
+        Number,
+        Words("0.998 with tables of f32, else 0"),
+        "averaging = 0.998",
+        "The decay of a moving average of all parameters, which is then the model; 0 for none. It \
+         costs a pass over all parameters in each step, and needs tables of f32.",
+    ),
+    key(
+        "bag_dropout",
+        Number,
+        Words("0.3, with max pooling 0"),
+        "bag_dropout = 0.3",
+        "The probability with which each id of a multi-valued column is left out in a step.",
+    ),
+    key(
+        "even_decay",
+        Switch,
+        Value("true"),
+        "even_decay = true",
+        "If true, all rows of a table decay equally in an epoch; else frequent rows decay much \
+         more than rare ones.",
+    ),
+    key(
+        "checkpoint_seconds",
+        U64,
+        Value("300"),
+        "checkpoint_seconds = 300",
+        "The number of seconds between checkpoints within an epoch. There is also one at the end \
+         of every epoch.",
+    ),
+    key(
+        "optimizer",
+        Table(GROUP),
+        OfKeys,
+        "[train.optimizer]\nkind = \"adam\"",
+        "The optimizer of tables and layers, unless `tables` and `dense` say otherwise.",
+    ),
+    key(
+        "tables",
+        Table(GROUP),
+        Words("that of `optimizer`"),
+        "[train.tables]\nlearning_rate = 0.01",
+        "The optimizer of the tables.",
+    ),
+    key(
+        "dense",
+        Table(GROUP),
+        Words("that of `optimizer`"),
+        "[train.dense]\nlearning_rate = 0.002",
+        "The optimizer of the layers.",
+    ),
 ];
 
-const LOSS: &[Key] =
-    &[key("weighted_bce", Table(WEIGHTS), "weighted_bce = { negative = 1.0, positive = 5.0 }")];
+const LOSS: &[Key] = &[key(
+    "weighted_bce",
+    Table(WEIGHTS),
+    NONE,
+    "weighted_bce = { negative = 1.0, positive = 5.0 }",
+    "The log-loss with a weight for each class. Predictions are then no longer calibrated.",
+)];
 
 const WEIGHTS: &[Key] = &[
-    required("negative", Number, "negative = 1.0"),
-    required("positive", Number, "positive = 5.0"),
+    required("negative", Number, "negative = 1.0", "The weight of a row with label 0."),
+    required("positive", Number, "positive = 5.0", "The weight of a row with label 1."),
 ];
 
 const SCHEDULE: &[Key] = &[
-    key("warmup_steps", U64, "warmup_steps = 1000"),
-    key("decay_start", U64, "decay_start = 10000"),
-    key("decay_steps", U64, "decay_steps = 5000"),
-    key("decay_epochs", Number, "decay_epochs = 15.0"),
-    key("power", Number, "power = 1.0"),
-    key("floor", Number, "floor = 0.3"),
+    key(
+        "warmup_steps",
+        U64,
+        Value("0"),
+        "warmup_steps = 1000",
+        "The number of steps of the warm-up.",
+    ),
+    key(
+        "decay_start",
+        U64,
+        Value("0"),
+        "decay_start = 10000",
+        "The step at which the decay begins.",
+    ),
+    key(
+        "decay_steps",
+        U64,
+        Value("0"),
+        "decay_steps = 5000",
+        "The number of steps of the decay; 0 to use `decay_epochs`.",
+    ),
+    key(
+        "decay_epochs",
+        Number,
+        Value("15.0"),
+        "decay_epochs = 15.0",
+        "The number of epochs of the decay, if `decay_steps` is 0; 0 for no decay.",
+    ),
+    key("power", Number, Value("1.0"), "power = 1.0", "The exponent of the decay."),
+    key(
+        "floor",
+        Number,
+        Value("0.3"),
+        "floor = 0.3",
+        "The share of the base rate that is left at the end.",
+    ),
 ];
 
 const GROUP: &[Key] = &[
-    key("kind", Choice(&["sgd", "adagrad", "rowwise_adagrad", "adam"]), "kind = \"adam\""),
-    key("learning_rate", Number, "learning_rate = 0.01"),
-    key("eps", Number, "eps = 1e-8"),
-    key("beta1", Number, "beta1 = 0.9"),
-    key("beta2", Number, "beta2 = 0.999"),
-    key("weight_decay", Either(&[Choice(&["none"]), OneOf(DECAY)]), "weight_decay = { l2 = 1e-5 }"),
-    key("max_gradient", Number, "max_gradient = 10.0"),
-    key("rounding", Either(&[Choice(&["nearest"]), OneOf(ROUNDING)]), "rounding = \"nearest\""),
-];
-
-const DECAY: &[Key] =
-    &[key("l2", Number, "l2 = 1e-5"), key("decoupled", Number, "decoupled = 1e-2")];
-
-const ROUNDING: &[Key] = &[key("stochastic", Table(SEED), "stochastic = { seed = 1 }")];
-
-const SEED: &[Key] = &[required("seed", U64, "seed = 1")];
-
-/// Keys of other programs, with the hints at the ones of this program.
-const ELSEWHERE: &[(&str, &str)] = &[
-    ("embedding_dim", "the dimension of the embeddings is the last size of `model.bottom_mlp`"),
-    ("embedding_size", "the dimension of the embeddings is the last size of `model.bottom_mlp`"),
-    (
-        "lr",
-        "a learning rate is `learning_rate` in [train.optimizer], [train.tables] or [train.dense]",
+    key(
+        "kind",
+        Choice(&["sgd", "adagrad", "rowwise_adagrad", "adam"]),
+        Value("\"adam\""),
+        "kind = \"adam\"",
+        "The update rule. `rowwise_adagrad` has one accumulator for each row of a table.",
     ),
-    ("early_stopping", "training stops after `train.patience` epochs without a better score"),
+    key(
+        "learning_rate",
+        Number,
+        Words("0.01 for tables, 0.002 for layers"),
+        "learning_rate = 0.01",
+        "The base learning rate. The defaults suit Adam.",
+    ),
+    key(
+        "eps",
+        Number,
+        Words("1e-8 for Adam; Adagrad needs it"),
+        "eps = 1e-8",
+        "The number added to the root: 1e-8 in FBGEMM's Adagrad, 1e-10 in PyTorch's.",
+    ),
+    key("beta1", Number, Value("0.9"), "beta1 = 0.9", "The decay of Adam's mean of the gradients."),
+    key("beta2", Number, Value("0.999"), "beta2 = 0.999", "The decay of Adam's mean of squares."),
+    key(
+        "weight_decay",
+        Either(&[Choice(&["none"]), OneOf(DECAY)]),
+        Words("`{ l2 = 0.002 }` for tables, `\"none\"` for layers"),
+        "weight_decay = { l2 = 1e-5 }",
+        "The weight decay.",
+    ),
+    key(
+        "max_gradient",
+        Number,
+        Words("no clamp"),
+        "max_gradient = 10.0",
+        "The bound to which gradients are clamped, element by element.",
+    ),
+    key(
+        "rounding",
+        Either(&[Choice(&["nearest"]), OneOf(ROUNDING)]),
+        Value("\"nearest\""),
+        "rounding = \"nearest\"",
+        "The rounding of weights in 16-bit tables. Stochastic rounding keeps small updates.",
+    ),
 ];
 
-/// Returns the first fault in the text of a configuration file: its place, and an explanation.
-pub(super) fn first_fault(text: &str) -> Option<(Range<usize>, String)> {
-    let file = DeTable::parse(text).ok()?;
-    let mut faults = Vec::new();
-    check_keys(file.get_ref(), file.span(), FILE, "", &mut faults);
-    faults.into_iter().min_by_key(|(span, _)| span.start)
-}
+const DECAY: &[Key] = &[
+    key("l2", Number, NONE, "l2 = 1e-5", "The rate of L2 regularisation, part of the gradient."),
+    key(
+        "decoupled",
+        Number,
+        NONE,
+        "decoupled = 1e-2",
+        "The rate of decoupled weight decay, as in AdamW.",
+    ),
+];
 
-type Faults = Vec<(Range<usize>, String)>;
+const ROUNDING: &[Key] = &[key(
+    "stochastic",
+    Table(SEED),
+    NONE,
+    "stochastic = { seed = 1 }",
+    "Rounds up or down at random, so that the expectation is exact.",
+)];
 
-fn check_keys(
-    table: &DeTable<'_>,
-    span: Range<usize>,
-    keys: &[Key],
-    path: &str,
-    faults: &mut Faults,
-) {
-    for (name, value) in table {
-        match keys.iter().find(|key| key.name == name.get_ref()) {
-            Some(key) => check(&key.kind, value, &join(path, key.name), key.example, faults),
-            None => faults.push((name.span(), unknown(name.get_ref(), keys, path))),
-        }
-    }
-    for key in keys.iter().filter(|key| key.is_required && !table.contains_key(key.name)) {
-        faults.push((
-            span.clone(),
-            format!("`{}` is missing{}", join(path, key.name), example(key.example)),
-        ));
-    }
-}
-
-fn check(kind: &Kind, value: &Spanned<DeValue<'_>>, path: &str, line: &str, faults: &mut Faults) {
-    if !takes(kind, value.get_ref()) {
-        let (found, wanted) = (describe_value(value.get_ref()), describe(kind));
-        let nearest = match (kind, value.get_ref()) {
-            (Choice(names) | OneOrMany(Choice(names)), DeValue::String(text)) => {
-                did_you_mean(text, names.iter().copied())
-            }
-            _ => None,
-        };
-        let hint = nearest.unwrap_or_else(|| example(line));
-        return faults
-            .push((value.span(), format!("`{path}` is {found}, but must be {wanted}{hint}")));
-    }
-    match (kind, value.get_ref()) {
-        (Either(kinds), found) => {
-            if let Some(kind) = kinds.iter().find(|kind| takes(kind, found)) {
-                check(kind, value, path, line, faults);
-            }
-        }
-        (Table(keys), DeValue::Table(table)) => check_keys(table, value.span(), keys, path, faults),
-        (OneOf(keys), DeValue::Table(table)) => {
-            check_keys(table, value.span(), keys, path, faults);
-            if table.len() != 1 {
-                faults.push((
-                    value.span(),
-                    format!("`{path}` must have one key: {}{}", names(keys), example(line)),
-                ));
-            }
-        }
-        (Tagged(tag, kinds), DeValue::Table(table)) => {
-            check_tagged(tag, kinds, table, value.span(), path, faults)
-        }
-        (Tables(keys), DeValue::Array(tables)) => {
-            for (k, table) in tables.iter().enumerate() {
-                if let DeValue::Table(entries) = table.get_ref() {
-                    check_keys(entries, table.span(), keys, &format!("{path}[{k}]"), faults);
-                }
-            }
-        }
-        _ => {}
-    }
-}
-
-fn check_tagged(
-    tag: &str,
-    kinds: &[(&'static str, &[Key])],
-    table: &DeTable<'_>,
-    span: Range<usize>,
-    path: &str,
-    faults: &mut Faults,
-) {
-    let known: Vec<&str> = kinds.iter().map(|(name, _)| *name).collect();
-    let choices = || list(known.iter().map(|name| format!("{name:?}")));
-    let line = format!("{tag} = {:?}", known.first().unwrap_or(&""));
-    let Some(value) = table.get(tag) else {
-        return faults.push((
-            span,
-            format!("`{path}.{tag}` is missing: it is one of {}{}", choices(), example(&line)),
-        ));
-    };
-    let of_tag =
-        value.get_ref().as_str().and_then(|text| kinds.iter().find(|(name, _)| *name == text));
-    let Some((_, keys)) = of_tag else {
-        let found = describe_value(value.get_ref());
-        let message = format!(
-            "`{path}.{tag}` is {found}, but must be one of {}{}",
-            choices(),
-            example(&line)
-        );
-        return faults.push((value.span(), message));
-    };
-    let mut others = table.clone();
-    others.remove(tag);
-    check_keys(&others, span, keys, path, faults);
-}
-
-/// Returns whether a value is of a kind, without looking into tables.
-fn takes(kind: &Kind, value: &DeValue<'_>) -> bool {
-    match (kind, value) {
-        (Whole(most), DeValue::Integer(number)) => {
-            integer(number).is_some_and(|n| (0..=i128::from(*most)).contains(&n))
-        }
-        (Number, DeValue::Integer(number)) => integer(number).is_some(),
-        (Number, DeValue::Float(_))
-        | (Switch, DeValue::Boolean(_))
-        | (Text, DeValue::String(_)) => true,
-        (Character, DeValue::String(text)) => text.chars().count() == 1,
-        (Choice(names), DeValue::String(text)) => names.contains(&text.as_ref()),
-        (Wholes, DeValue::Array(items)) => items.iter().all(|item| takes(&U64, item.get_ref())),
-        (OneOrMany(kind), DeValue::Array(items)) => {
-            items.iter().all(|item| takes(kind, item.get_ref()))
-        }
-        (OneOrMany(kind), value) => takes(kind, value),
-        (Either(kinds), value) => kinds.iter().any(|kind| takes(kind, value)),
-        (Table(_) | OneOf(_) | Tagged(..), DeValue::Table(_)) => true,
-        (Tables(_), DeValue::Array(items)) => items.iter().all(|item| item.get_ref().is_table()),
-        _ => false,
-    }
-}
-
-/// Returns an integer if it fits 64 bits, signed or unsigned.
-fn integer(number: &DeInteger<'_>) -> Option<i128> {
-    let number = i128::from_str_radix(number.as_str(), number.radix()).ok()?;
-    (i128::from(i64::MIN)..=i128::from(u64::MAX)).contains(&number).then_some(number)
-}
-
-fn describe(kind: &Kind) -> String {
-    match kind {
-        Whole(u64::MAX) => "a whole number, 0 or more".into(),
-        Whole(most) => format!("a whole number from 0 to {most}"),
-        Number => "a number".into(),
-        Switch => "true or false".into(),
-        Text => "a text in quotes".into(),
-        Character => "one character in quotes".into(),
-        Choice([name]) => format!("{name:?}"),
-        Choice(names) => format!("one of {}", list(names.iter().map(|name| format!("{name:?}")))),
-        Wholes => "a list of whole numbers".into(),
-        OneOrMany(kind) => format!("{}, or a list of such", describe(kind)),
-        Either(kinds) => kinds.iter().map(describe).collect::<Vec<_>>().join(", or "),
-        Table(keys) => format!("a table of the keys {}", names(keys)),
-        OneOf(keys) => format!("a table with one key, {}", names(keys)),
-        Tagged(tag, _) => format!("a table with the key `{tag}`"),
-        Tables(_) => "a list of tables".into(),
-    }
-}
-
-fn describe_value(value: &DeValue<'_>) -> String {
-    match value {
-        DeValue::String(text) => format!("the text {:?}", crate::data::shortened(text)),
-        DeValue::Integer(number) if integer(number).is_none() => {
-            format!("the number {}, which does not fit 64 bits,", number.as_str())
-        }
-        DeValue::Integer(number) => format!("the number {}", number.as_str()),
-        DeValue::Float(number) => format!("the number {}", number.as_str()),
-        DeValue::Boolean(value) => value.to_string(),
-        DeValue::Datetime(_) => "a date or time".into(),
-        DeValue::Table(_) => "a table".into(),
-        DeValue::Array(items)
-            if items.iter().all(|item| item.get_ref().is_str()) && !items.is_empty() =>
-        {
-            "a list of texts".into()
-        }
-        DeValue::Array(_) => "a list".into(),
-    }
-}
-
-fn unknown(name: &str, keys: &[Key], path: &str) -> String {
-    let mut places = Vec::new();
-    find(name, FILE, "", &mut places);
-    let hint = match ELSEWHERE.iter().find(|(other, _)| *other == name) {
-        Some((_, hint)) => format!("; {hint}"),
-        None if !places.is_empty() => format!("; it stands in {}", list(places.into_iter())),
-        None => did_you_mean(name, keys.iter().map(|key| key.name))
-            .unwrap_or_else(|| format!("; the keys here are {}", names(keys))),
-    };
-    format!("unknown key `{}`{hint}", join(path, name))
-}
-
-/// Collects the tables that have a key of this name.
-fn find(name: &str, keys: &[Key], path: &str, places: &mut Vec<String>) {
-    for key in keys {
-        let here = join(path, key.name);
-        match &key.kind {
-            Table(below) => {
-                if below.iter().any(|key| key.name == name) {
-                    places.push(format!("[{here}]"));
-                }
-                find(name, below, &here, places);
-            }
-            Tables(below) if below.iter().any(|key| key.name == name) => {
-                places.push(format!("[[{here}]]"))
-            }
-            _ => {}
-        }
-    }
-}
-
-/// Suggests the name that is nearest to a text, if one is near.
-fn did_you_mean<'a>(text: &str, names: impl Iterator<Item = &'a str>) -> Option<String> {
-    let nearest = names.map(|name| (strsim::damerau_levenshtein(text, name), name)).min()?;
-    let (distance, name) = nearest;
-    (distance <= name.len().div_ceil(2)).then(|| format!("; did you mean `{name}`?"))
-}
+const SEED: &[Key] = &[required("seed", U64, "seed = 1", "The seed.")];
 
 fn names(keys: &[Key]) -> String {
     list(keys.iter().map(|key| format!("`{}`", key.name)))
@@ -450,309 +851,6 @@ fn list(items: impl Iterator<Item = String>) -> String {
     if items.is_empty() { last } else { format!("{} or {last}", items.join(", ")) }
 }
 
-fn example(lines: &str) -> String {
-    match lines.contains('\n') {
-        true => format!(", such as\n  {}", lines.replace('\n', "\n  ")),
-        false => format!(", such as {lines}"),
-    }
-}
-
 fn join(path: &str, name: &str) -> String {
     if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::super::config::Config;
-    use super::*;
-
-    /// A key of the tables above, with a function that turns a line of its table into a whole file.
-    struct Place<'a> {
-        path: String,
-        key: &'a Key,
-        siblings: &'a [Key],
-        file: &'a dyn Fn(&str) -> String,
-    }
-
-    /// Visits every key, at every place where it is allowed.
-    fn visit(
-        keys: &[Key],
-        path: &str,
-        file: &dyn Fn(&str) -> String,
-        visitor: &mut dyn FnMut(&Place<'_>),
-    ) {
-        for key in keys {
-            let path = join(path, key.name);
-            visitor(&Place { path: path.clone(), key, siblings: keys, file });
-            visit_below(&key.kind, key.name, &path, file, visitor);
-        }
-    }
-
-    fn visit_below(
-        kind: &Kind,
-        name: &str,
-        path: &str,
-        file: &dyn Fn(&str) -> String,
-        visitor: &mut dyn FnMut(&Place<'_>),
-    ) {
-        match kind {
-            Either(kinds) => {
-                kinds.iter().for_each(|kind| visit_below(kind, name, path, file, visitor))
-            }
-            Table(keys) => visit(
-                keys,
-                path,
-                &|line| file(&format!("{name} = {{ {} }}", whole(keys, line))),
-                visitor,
-            ),
-            OneOf(keys) => {
-                visit(keys, path, &|line| file(&format!("{name} = {{ {line} }}")), visitor)
-            }
-            Tables(keys) => {
-                let file = |line: &str| file(&format!("{name} = [{{ {} }}]", whole(keys, line)));
-                visit(keys, &format!("{path}[0]"), &file, visitor);
-            }
-            Tagged(tag, kinds) => {
-                for (of_tag, keys) in *kinds {
-                    let file = |line: &str| {
-                        file(&format!("{name} = {{ {tag} = {of_tag:?}, {} }}", whole(keys, line)))
-                    };
-                    visit(keys, path, &file, visitor);
-                }
-            }
-            _ => {}
-        }
-    }
-
-    /// Returns a line together with the lines of the required keys.
-    fn whole(keys: &[Key], line: &str) -> String {
-        let others = keys
-            .iter()
-            .filter(|key| key.is_required && !line.starts_with(&format!("{} =", key.name)));
-        others.map(|key| key.example).chain([line]).collect::<Vec<_>>().join(", ")
-    }
-
-    fn each_key(mut visitor: impl FnMut(&Place<'_>)) {
-        let file = |line: &str| {
-            if line.starts_with("data") { line.to_owned() } else { format!("data = {{}}\n{line}") }
-        };
-        visit(FILE, "", &file, &mut visitor);
-    }
-
-    /// Returns the names in an error of serde.
-    fn listed(error: &toml::de::Error) -> Vec<String> {
-        let names = error.message().split('`').skip(1).step_by(2).skip(1);
-        let mut names: Vec<String> = names.map(str::to_owned).collect();
-        names.sort();
-        names
-    }
-
-    fn sorted<'a>(names: impl Iterator<Item = &'a str>) -> Vec<String> {
-        let mut names: Vec<String> = names.map(str::to_owned).collect();
-        names.sort();
-        names
-    }
-
-    #[test]
-    fn the_tables_are_those_of_the_reader() {
-        let mut count = 0;
-        each_key(|place| {
-            count += 1;
-            let example = match place.key.example {
-                lines if lines.starts_with('[') && !lines.contains("[data") => {
-                    format!("[data]\n{lines}")
-                }
-                lines if lines.starts_with('[') => lines.to_owned(),
-                line => (place.file)(line),
-            };
-            if let Err(error) = toml::from_str::<Config>(&example) {
-                panic!("{}: {error}\n{example}", place.path);
-            }
-            let unknown = toml::from_str::<Config>(&(place.file)("zzz = 1")).unwrap_err();
-            if unknown.message().starts_with("unknown field") {
-                assert_eq!(
-                    listed(&unknown),
-                    sorted(place.siblings.iter().map(|key| key.name)),
-                    "{}",
-                    place.path
-                );
-            }
-            if let Choice(names) | OneOrMany(Choice(names)) = &place.key.kind {
-                let unknown =
-                    toml::from_str::<Config>(&(place.file)(&format!("{} = 'zzz'", place.key.name)))
-                        .unwrap_err();
-                assert_eq!(
-                    listed(&unknown),
-                    sorted(names.iter().copied()),
-                    "{}: {unknown}",
-                    place.path
-                );
-            }
-        });
-        assert!(count > 100, "{count}");
-    }
-
-    /// Returns whether a message contains the name of a Rust type or a term of serde.
-    fn speaks_rust(message: &str) -> bool {
-        let words = [
-            "struct",
-            "enum",
-            "variant",
-            "variants",
-            "Option",
-            "u8",
-            "u32",
-            "u64",
-            "usize",
-            "i64",
-            "i128",
-            "f64",
-            "unit",
-            "map",
-            "sequence",
-            "field",
-            "tagged",
-            "tuple",
-            "char",
-            "boolean",
-            "invalid type",
-            "invalid value",
-            "untagged",
-        ];
-        let padded =
-            format!(" {} ", message.replace(|c: char| !c.is_alphanumeric() && c != '_', " "));
-        words.iter().any(|word| padded.contains(&format!(" {word} ")))
-    }
-
-    #[test]
-    fn wrong_types_are_explained_in_the_words_of_configurations() {
-        let values = [
-            "3",
-            "-1",
-            "1.5",
-            "1e400",
-            "nan",
-            "99999999999999999999",
-            "'x'",
-            "''",
-            "'two words'",
-            "['x']",
-            "[1]",
-            "[]",
-            "[['x']]",
-            "[{}]",
-            "{}",
-            "{ x = 1 }",
-            "{ by = 3 }",
-            "{ by = 'x' }",
-            "{ l2 = 'x' }",
-            "{ l2 = 1, decoupled = 1 }",
-            "true",
-            "1979-05-27",
-        ];
-        let mut count = 0;
-        each_key(|place| {
-            for value in values {
-                let text = (place.file)(&format!("{} = {value}", place.key.name));
-                if toml::from_str::<Config>(&text).is_ok() {
-                    continue;
-                }
-                count += 1;
-                let fault = first_fault(&text);
-                let message = Config::parse(&text).unwrap_err();
-                let (is_named, is_toml) =
-                    (message.contains(&format!("`{}", place.path)), !message.contains("no TOML"));
-                assert!(is_named == is_toml && fault.is_some() == is_toml, "{text}\n{message}");
-                assert!(
-                    message.starts_with("line ") && !speaks_rust(&message),
-                    "{text}\n{message}"
-                );
-            }
-            let text = (place.file)("zzz = 1");
-            let message = Config::parse(&text).unwrap_err();
-            assert!(message.contains("zzz") && !speaks_rust(&message), "{text}\n{message}");
-        });
-        assert!(count > 1000, "{count}");
-    }
-
-    #[test]
-    fn the_first_fault_says_what_is_right() {
-        const COLUMNS: &str = "categorical = [{ column = 'c' }]\n";
-        let message = |data: &str, rest: &str| {
-            Config::parse(&format!("[data]\ntrain = 'a'\nlabel = 'y'\n{data}{rest}")).unwrap_err()
-        };
-        for (data, rest, expected) in [
-            (
-                "categorical = ['a', 'b']\n",
-                "",
-                "line 4, column 15: `data.categorical` is a list of texts, but must be a list of \
-                 tables, such as\n  [[data.categorical]]\n  column = \"shop\"",
-            ),
-            (
-                COLUMNS,
-                "[train]\noptimizer = 'adam'\n",
-                "line 6, column 13: `train.optimizer` is the text \"adam\", but must be a table \
-                 of the keys",
-            ),
-            (
-                "split = 0.2\n",
-                COLUMNS,
-                "line 4, column 9: `data.split` is the number 0.2, but must be a table with the \
-                 key `by`, such as split = { by = \"hash\", test = 0.2 }",
-            ),
-            (
-                COLUMNS,
-                "[train]\nepochs = '3'\n",
-                "line 6, column 10: `train.epochs` is the text \"3\", but must be a whole number \
-                 from 0 to 4294967295, such as epochs = 15",
-            ),
-            (
-                COLUMNS,
-                "[train]\nlearning_rate = 0.1\n",
-                "line 6, column 1: unknown key `train.learning_rate`; it stands in \
-                 [train.optimizer], [train.tables] or [train.dense]",
-            ),
-            (
-                COLUMNS,
-                "[model]\nembedding_dim = 8\n",
-                "line 6, column 1: unknown key `model.embedding_dim`; the dimension of the \
-                 embeddings is the last size of `model.bottom_mlp`",
-            ),
-            (
-                "[data.dense]\ncolumn = 'x'\n[[data.dense]]\ncolumn = 'z'\n",
-                "",
-                "line 6, column 8: [[data.dense]] stands here, but `dense` stands above already",
-            ),
-            (
-                "label = 'z'\n",
-                COLUMNS,
-                "line 4, column 1: the key `label` stands twice in its table",
-            ),
-            (
-                "split = { by = 'hash', column = 't' }\n",
-                COLUMNS,
-                "line 4, column 24: unknown key `data.split.column`; it stands in",
-            ),
-            (
-                COLUMNS,
-                "[train]\nselect = 'acu'\n",
-                "line 6, column 10: `train.select` is the text \"acu\", but must be one of \
-                 \"loss\", \"logloss\" or \"auc\"; did you mean `auc`?",
-            ),
-            (
-                "dense = [{ transform = 'zscor' }]\n",
-                "",
-                "line 4, column 24: `data.dense[0].transform` is the text",
-            ),
-            (
-                "join = [{ path = 'm', on = { left = 'a' } }]\n",
-                "",
-                "line 4, column 28: `data.join[0].on.right` is missing, such as right",
-            ),
-        ] {
-            let message = message(data, rest);
-            assert!(message.starts_with(expected), "{message}");
-        }
-        assert!(Config::parse("[train]\nepochs = 3\n").unwrap_err().contains("`data` is missing"));
-    }
 }

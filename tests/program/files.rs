@@ -343,3 +343,43 @@ fn a_worthless_model_is_reported() {
         assert_eq!(said.contains("no better than always predicting"), is_worthless, "{said}");
     }
 }
+
+#[test]
+fn folders_and_patterns_stand_for_files() {
+    let folder = project(300);
+    let text = fs::read_to_string(folder.path().join("clicks.csv")).unwrap();
+    let (header, rows) = text.split_once('\n').unwrap();
+    let half = rows.match_indices('\n').nth(149).unwrap().0 + 1;
+    fs::create_dir(folder.path().join("days")).unwrap();
+    for (name, rows) in [("1.csv", &rows[..half]), ("2.csv", &rows[half..])] {
+        fs::write(folder.path().join("days").join(name), format!("{header}\n{rows}")).unwrap();
+    }
+    let config = CONFIG.replace("train = \"clicks.csv\"", "train = \"days/*.csv\"");
+    fs::write(folder.path().join("days.toml"), &config).unwrap();
+    let train = |config: &str, out: &str| {
+        let arguments = ["train", config, "--quiet", "--epochs", "1", "--out", out];
+        succeed(folder.path(), &arguments)
+    };
+    assert_eq!(train("model.toml", "a"), train("days.toml", "b"));
+    assert_eq!(
+        manifest(&folder.path().join("b"))["config"]["data"]["train"],
+        serde_json::json!(["days/1.csv", "days/2.csv"])
+    );
+    // A file that comes later is no part of the run.
+    fs::write(folder.path().join("days/3.csv"), text.replace(",1\n", ",0\n")).unwrap();
+    let measured = succeed(folder.path(), &["eval", "b", "--quiet"]);
+    assert_eq!(measured, succeed(folder.path(), &["eval", "a", "--quiet"]));
+    let (_, error) = fail(folder.path(), &["train", "days.toml", "--resume", "--out", "b"]);
+    assert!(error.contains("another configuration"), "{error}");
+    fs::remove_file(folder.path().join("days/3.csv")).unwrap();
+    let predict = |data: &str| succeed(folder.path(), &["predict", "b", data]);
+    assert_eq!(predict("days"), predict("clicks.csv"));
+    assert_eq!(predict("days/*.csv"), predict("clicks.csv"));
+    let all = |data: &str| succeed(folder.path(), &["eval", "b", "--data", data]);
+    assert_eq!(all("days"), all("clicks.csv"));
+    let (code, error) = fail(folder.path(), &["predict", "b", "days/*.tsv"]);
+    assert!(code == 1 && error.contains("days/*.tsv: this stands for no file"), "{error}");
+    // An output must not be one of the files.
+    let (code, error) = fail(folder.path(), &["predict", "b", "days", "--output", "days/2.csv"]);
+    assert!(code == 2 && error.contains("2.csv"), "{error}");
+}

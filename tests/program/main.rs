@@ -10,7 +10,9 @@ mod common;
 #[cfg(target_os = "linux")]
 mod crash;
 mod files;
+mod help;
 mod hostile;
+mod init;
 mod interchange;
 mod precision;
 mod signals;

@@ -11,6 +11,7 @@ use bagdot::data::{
 };
 use tempfile::TempDir;
 
+mod columns;
 pub mod fuzz;
 mod mutations;
 pub mod samples;
@@ -381,7 +382,12 @@ fn damaged_encoders_are_refused() {
         ("\"std\":", "\"std\":-", "column \"d\": the transform does not fit"),
         ("\"values\":[\"a\",", "\"values\":[", "a side table has not one value for each key"),
         ("\"keys\":[\"0\",\"3\"]", "\"keys\":[\"0\",\"0\"]", "\"0\" stands twice in a dictionary"),
-        ("\"column\":\"name\"", "\"column\":\"\"", "column is missing"),
+        ("\"column\":\"name\"", "\"column\":\"\"", "name a column"),
+        (
+            "\"column\":\"name\"",
+            "\"column\":\"\",\"columns\":[\"name\"]",
+            "its settings have lists of columns",
+        ),
     ] {
         let message = check(from, to);
         assert!(message.contains(expected), "{to}: {message}");
