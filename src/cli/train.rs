@@ -7,13 +7,13 @@ use super::error::{CliError, CliResult};
 use super::terminal::{Bar, Signals, metrics_line, print_line};
 use crate::data::{Encoder, Note, Part, Splits};
 use crate::ops::{Backend, Loss};
-use crate::train::{Config, EpochRecord, Observer, Outcome, RunDir, TrainError, Trainer};
+use crate::train::{Config, EvaluationRecord, Observer, Outcome, RunDir, TrainError, Trainer};
 
 /// Train a model by a configuration file, and measure it on the test rows.
 ///
-/// The model directory receives the model, `metrics.jsonl` with a line for each epoch, and
-/// `report.html` with curves. A model that is already there stays in use until the first epoch of
-/// the new one is over. It is then kept beside it as DIR~1, DIR~2, ….
+/// The model directory receives the model, `metrics.jsonl` with a line for each evaluation, and
+/// `report.html` with curves. A model that is already there stays in use until the new one is
+/// measured for the first time. It is then kept beside it as DIR~1, DIR~2, ….
 #[derive(clap::Args, Debug)]
 pub(super) struct Train {
     /// The configuration of data, model and training; see examples/
@@ -100,9 +100,10 @@ impl Train {
             print_line(&serde_json::to_string(outcome).unwrap_or_default())?;
         } else if let Some(test) = &outcome.test {
             print_line(&format!(
-                "test: {}  (best epoch {})",
+                "test: {}  (best epoch {}, step {})",
                 metrics_line(test),
-                outcome.best_epoch
+                outcome.best_epoch,
+                outcome.best_step
             ))?;
         }
         Ok(())
@@ -221,13 +222,19 @@ impl Observer for Screen {
         self.announce(&format!("the model that was in {path} is now in {kept}"));
     }
 
-    fn epoch(&mut self, record: &EpochRecord) {
+    fn evaluation(&mut self, record: &EvaluationRecord) {
         let (name, metrics) = match &record.validation {
             Some(validation) => ("validation", validation),
             None => ("training", &record.train),
         };
+        let within = match record.ends_epoch() {
+            true => String::new(),
+            false => {
+                format!(", {:.0} % (step {})", 100.0 * record.share_of_epoch, record.step)
+            }
+        };
         self.say(&format!(
-            "epoch {}: training logloss {:.4}; {name} {}; {:.0} rows/s{}",
+            "epoch {}{within}: training logloss {:.4}; {name} {}; {:.0} rows/s{}",
             record.epoch,
             record.train.logloss,
             metrics_line(metrics),

@@ -156,6 +156,7 @@ const TRAIN: &[Key] = &[
     key("epochs", U32, "epochs = 15"),
     key("batch_size", U64, "batch_size = 256"),
     key("seed", U64, "seed = 1"),
+    key("evaluate_every", OneOf(EVALUATE_EVERY), "evaluate_every = { steps = 1000 }"),
     key("patience", U32, "patience = 3"),
     key("select", Choice(&["loss", "logloss", "auc"]), "select = \"auc\""),
     key(
@@ -176,6 +177,9 @@ const TRAIN: &[Key] = &[
     key("tables", Table(GROUP), "[train.tables]\nlearning_rate = 0.01"),
     key("dense", Table(GROUP), "[train.dense]\nlearning_rate = 0.002"),
 ];
+
+const EVALUATE_EVERY: &[Key] =
+    &[key("steps", U64, "steps = 1000"), key("rows", U64, "rows = 1000000")];
 
 const LOSS: &[Key] =
     &[key("weighted_bce", Table(WEIGHTS), "weighted_bce = { negative = 1.0, positive = 5.0 }")];
@@ -220,7 +224,7 @@ const ELSEWHERE: &[(&str, &str)] = &[
         "lr",
         "a learning rate is `learning_rate` in [train.optimizer], [train.tables] or [train.dense]",
     ),
-    ("early_stopping", "training stops after `train.patience` epochs without a better score"),
+    ("early_stopping", "training stops after `train.patience` evaluations without a better score"),
 ];
 
 /// Returns the first fault in the text of a configuration file: its place, and an explanation.

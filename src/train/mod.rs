@@ -23,7 +23,9 @@ mod trainer;
 mod validate;
 mod workload;
 
-pub use config::{Config, InteractionKind, ModelConfig, PrecisionKind, Selection, TrainConfig};
+pub use config::{
+    Config, EvaluateEvery, InteractionKind, ModelConfig, PrecisionKind, Selection, TrainConfig,
+};
 pub use error::{Result, TrainError};
 #[cfg(feature = "cli")]
 pub(crate) use files::parent_of;
@@ -34,6 +36,6 @@ pub use metrics::{Metrics, Predictions};
 pub use model::TrainedModel;
 pub use model_dir::{ModelDir, RunDir};
 pub use optimizer::{GroupConfig, Kind, ScheduleConfig};
-pub use record::{EpochRecord, Outcome};
+pub use record::{EvaluationRecord, Outcome};
 pub use trainer::{Observer, Trainer};
 pub use workload::Workload;

@@ -6,7 +6,7 @@ use super::error::{Result, TrainError};
 use super::manifest::Manifest;
 use super::metrics::{Metrics, Predictions};
 use super::model_dir::{REPORT, RunDir};
-use super::record::{EpochRecord, Outcome};
+use super::record::{EvaluationRecord, Outcome};
 
 const SIZE: (u32, u32) = (520, 360);
 const TRAIN: RGBColor = RGBColor(31, 119, 180);
@@ -55,15 +55,12 @@ pub(super) fn write_report(
 }
 
 fn charts(
-    history: &[EpochRecord],
+    history: &[EvaluationRecord],
     test: &Predictions,
 ) -> Result<Vec<String>, DrawingAreaErrorKind<std::io::Error>> {
     let per_epoch = |value: fn(&Metrics) -> Option<f64>| {
-        let points = |metrics: &dyn Fn(&EpochRecord) -> Option<f64>| {
-            history
-                .iter()
-                .filter_map(|record| Some((f64::from(record.epoch), metrics(record)?)))
-                .collect()
+        let points = |metrics: &dyn Fn(&EvaluationRecord) -> Option<f64>| {
+            history.iter().filter_map(|record| Some((record.passes(), metrics(record)?))).collect()
         };
         [
             Line {
@@ -211,7 +208,7 @@ Written by {program}.</p>
     )
 }
 
-fn epoch_rows(record: &EpochRecord) -> String {
+fn epoch_rows(record: &EvaluationRecord) -> String {
     let class = if record.best { " class=\"best\"" } else { "" };
     let row = |epoch: &str, part: &str, metrics: &Metrics| {
         format!("<tr{class}><td>{epoch}</td><td>{part}</td>{}</tr>", metric_cells(metrics))
@@ -220,5 +217,5 @@ fn epoch_rows(record: &EpochRecord) -> String {
         .validation
         .as_ref()
         .map_or_else(String::new, |metrics| row("", "validation", metrics));
-    row(&record.epoch.to_string(), "training", &record.train) + &validation
+    row(&record.passes().to_string(), "training", &record.train) + &validation
 }

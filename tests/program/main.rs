@@ -9,6 +9,7 @@ mod cli;
 mod common;
 #[cfg(target_os = "linux")]
 mod crash;
+mod evaluation;
 mod files;
 mod hostile;
 mod interchange;
