@@ -119,6 +119,35 @@ impl Column {
     }
 }
 
+impl Batch {
+    /// Takes over the features of some columns from another batch with as many rows: the dense
+    /// ones of these numbers, and the sparse ones of these.
+    pub(crate) fn replace_features(&mut self, dense: &[usize], sparse: &[usize], other: &Self) {
+        let rows = self.batch_size;
+        let num_dense = self.dense.len().checked_div(rows).unwrap_or(0);
+        for row in 0..rows {
+            for k in dense.iter().map(|k| row * num_dense + k) {
+                self.dense[k] = other.dense[k];
+            }
+        }
+        if sparse.is_empty() {
+            return;
+        }
+        let (indices, offsets) =
+            (std::mem::take(&mut self.indices), std::mem::take(&mut self.offsets));
+        self.offsets.push(0);
+        for bag in 0..offsets.len().saturating_sub(1) {
+            let (indices, offsets) = match sparse.contains(&(bag / rows)) {
+                true => (&other.indices, &other.offsets),
+                false => (&indices, &offsets),
+            };
+            self.indices
+                .extend_from_slice(&indices[offsets[bag] as usize..offsets[bag + 1] as usize]);
+            self.offsets.push(self.indices.len() as i64);
+        }
+    }
+}
+
 impl Dataset {
     /// Makes an empty dataset; `has_bags` tells for each feature whether its rows have bags.
     pub(super) fn new(num_dense: usize, has_bags: impl Iterator<Item = bool>) -> Self {
@@ -186,6 +215,25 @@ impl Dataset {
     /// Returns the number of ids of all features and rows.
     pub fn num_ids(&self) -> usize {
         self.columns.iter().map(|(Column::Single(ids) | Column::Bags { ids, .. })| ids.len()).sum()
+    }
+
+    /// Appends the rows of a batch, which has the features of this dataset.
+    pub(crate) fn append(&mut self, batch: &Batch) {
+        let rows = batch.batch_size;
+        self.dense.extend_from_slice(&batch.dense);
+        self.labels.extend_from_slice(&batch.labels);
+        for (f, column) in self.columns.iter_mut().enumerate() {
+            for bounds in batch.offsets[f * rows..=(f + 1) * rows].windows(2) {
+                let bag = &batch.indices[bounds[0] as usize..bounds[1] as usize];
+                match column {
+                    Column::Single(ids) => ids.push(bag.first().copied().unwrap_or(0)),
+                    Column::Bags { ids, ends } => {
+                        ids.extend_from_slice(bag);
+                        ends.push(ids.len());
+                    }
+                }
+            }
+        }
     }
 
     /// Fills `batch` with all rows.
@@ -282,6 +330,58 @@ mod tests {
             assert_eq!((&bag(&one, 0)[..], &bag(&one, 2)[..]), (&[row][..], &[row ^ 1][..]));
             assert_eq!(all.dense[k * num_dense..][..num_dense], one.dense);
             assert_eq!((all.labels[k], one.batch_size), (one.labels[0], 1));
+        }
+    }
+
+    /// Returns rows with two dense columns, a single id and a bag.
+    fn rows() -> Dataset {
+        let mut dataset = Dataset::new(2, [false, true].into_iter());
+        for row in 0..5u32 {
+            dataset.dense.extend([row as f32, 10.0 + row as f32]);
+            dataset.labels.push((row % 2) as f32);
+            dataset.columns[0].push(100 + row);
+            dataset.columns[1]
+                .push_with(|| 0, |ids| ids.extend((0..row % 3).map(|k| 10 * row + k)));
+        }
+        dataset
+    }
+
+    #[test]
+    fn appended_batches_are_the_rows() {
+        let dataset = rows();
+        let (mut batch, mut copy) = (Batch::default(), Dataset::new(2, [false, true].into_iter()));
+        for part in [&[0, 1][..], &[2, 3, 4]] {
+            dataset.gather(part, &mut batch);
+            copy.append(&batch);
+        }
+        assert_eq!(copy, dataset);
+    }
+
+    #[test]
+    fn features_are_replaced_alone() {
+        let dataset = rows();
+        let (own, other) = ([0, 1, 2, 3, 4], [4, 2, 0, 1, 3]);
+        let (mut batch, mut shuffled) = (Batch::default(), Batch::default());
+        dataset.gather(&other, &mut shuffled);
+        for (dense, sparse) in
+            [(&[][..], &[][..]), (&[1], &[]), (&[], &[0]), (&[0], &[1]), (&[0, 1], &[0, 1])]
+        {
+            let pick = |is_other: bool, row: usize| if is_other { other[row] } else { own[row] };
+            let mut expected = Dataset::new(2, [false, true].into_iter());
+            for row in 0..5 {
+                let value = |k| dataset.dense[2 * pick(dense.contains(&k), row) as usize + k];
+                expected.dense.extend([value(0), value(1)]);
+                expected.labels.push(dataset.labels[row]);
+                expected.columns[0].push(100 + pick(sparse.contains(&0), row));
+                let of = pick(sparse.contains(&1), row);
+                let bag = |ids: &mut Vec<u32>| ids.extend((0..of % 3).map(|k| 10 * of + k));
+                expected.columns[1].push_with(|| 0, bag);
+            }
+            dataset.gather(&own, &mut batch);
+            batch.replace_features(dense, sparse, &shuffled);
+            let mut whole = Batch::default();
+            expected.gather(&own, &mut whole);
+            assert_eq!(batch, whole, "{dense:?} {sparse:?}");
         }
     }
 }

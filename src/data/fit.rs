@@ -51,7 +51,7 @@ fn fit(config: &DataConfig, folder: &Path, progress: &mut dyn FnMut(u64, u64)) -
     check_files(&config, folder)?;
     let files = config.files(Part::Train, folder);
     let sources = || -> Vec<Source> { files.iter().cloned().map(Source::from).collect() };
-    let needs = Needs { label: true, time: matches!(config.split, Split::Time { .. }) };
+    let needs = Needs { label: true, time: matches!(config.split, Split::Time { .. }), texts: &[] };
 
     let mut seen = Seen::default();
     let side_tables = side_tables(&config, folder, sources(), needs, &mut seen)?;
@@ -147,7 +147,7 @@ fn side_tables(
     config: &DataConfig,
     folder: &Path,
     sources: Vec<Source>,
-    needs: Needs,
+    needs: Needs<'_>,
     seen: &mut Seen,
 ) -> Result<Vec<SideTable>> {
     let Some(first) = sources.into_iter().next() else { return Ok(Vec::new()) };

@@ -143,7 +143,7 @@ impl Progress {
         let in_order = std::iter::once(0).chain(measured()).zip(measured()).all(follows)
             && measured().next().is_none_or(|first| first == 1)
             && self.history.is_sorted_by(|a, b| a.step < b.step);
-        let last = measured().last().unwrap_or(0);
+        let last = self.history.last().map_or(0, |record| record.epoch);
         let is_current = u64::from(last) == u64::from(self.epochs_done) + 1;
         if self.epochs_done > epochs
             || !in_order

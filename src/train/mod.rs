@@ -7,6 +7,8 @@ mod config;
 mod dropout;
 mod error;
 mod files;
+mod groups;
+mod importance;
 mod interchange;
 mod keys;
 mod manifest;
@@ -29,11 +31,13 @@ pub use config::{
 pub use error::{Result, TrainError};
 #[cfg(feature = "cli")]
 pub(crate) use files::parent_of;
+pub use groups::{GroupAuc, Groups, Segment};
+pub use importance::ColumnImportance;
 pub use interchange::{Dialect, EncodedRows, Import, Onnx, OnnxWeights, Parameters, StoredModel};
 pub use manifest::{FileEntry, Manifest, Progress};
 pub use memory::memory_of;
 pub use metrics::{Metrics, Predictions};
-pub use model::TrainedModel;
+pub use model::{Scored, TrainedModel};
 pub use model_dir::{ModelDir, RunDir};
 pub use optimizer::{GroupConfig, Kind, ScheduleConfig};
 pub use record::{EvaluationRecord, Outcome};

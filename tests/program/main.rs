@@ -13,6 +13,7 @@ mod evaluation;
 mod files;
 mod hostile;
 mod interchange;
+mod measure;
 mod precision;
 mod signals;
 mod sizes;
