@@ -33,6 +33,7 @@ const AFTER_HELP: &str = "\
 Examples:
   bagdot train examples/clothing.toml              train, and keep the model in runs/clothing
   bagdot train examples/clothing.toml --resume     go on after Ctrl-C
+  bagdot train new.toml --from runs/clothing       go on from this model with new rows
   bagdot eval runs/clothing                        measure it on the test rows
   bagdot eval runs/clothing new.csv                measure it on other rows
   bagdot predict runs/clothing new.csv             print one probability for each row

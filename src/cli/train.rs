@@ -25,6 +25,11 @@ pub(super) struct Train {
     /// the interruption
     #[arg(long)]
     resume: bool,
+    /// Go on from the model in this directory with the rows of the configuration: known values keep
+    /// their rows, new ones get new rows, and statistics of numbers stay. Optimizer and schedule
+    /// begin anew. With --resume, the run goes on from its own checkpoint
+    #[arg(long, value_name = "MODEL")]
+    from: Option<PathBuf>,
     /// The seed of the initial parameters and of the order of the rows
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
@@ -80,7 +85,12 @@ impl Train {
                     "the run that was interrupted in {path} is now in {interrupted}"
                 ));
             }
-            Trainer::new(device, config, folder, dir, &mut screen)?
+            match &self.from {
+                Some(from) => {
+                    Trainer::continue_from(device, config, folder, dir, from, &mut screen)?
+                }
+                None => Trainer::new(device, config, folder, dir, &mut screen)?,
+            }
         };
         let result = trainer.run(&mut screen);
         screen.bar.clear();

@@ -13,7 +13,9 @@ use super::model_dir::ModelDir;
 use super::pending_results::PendingResults;
 use super::tensor_file::{TensorFile, TensorLayout};
 use crate::data::{Batch, Dataset, Encoder, LabelUse, Part, ReadReport, RowStream, Source, Texts};
-use crate::nn::{BatchView, Dlrm, MemoryPlan, NamedTensor, Prefixed, Staging, sigmoid};
+use crate::nn::{
+    BatchView, Dlrm, MemoryPlan, NamedTensor, Prefixed, Staging, TensorSource, sigmoid,
+};
 use crate::ops::finite_check::Verdict;
 use crate::ops::{Backend, Bags, Host, Matrix, View};
 use crate::size::{filled, product, with_room};
@@ -102,6 +104,32 @@ impl<D: Backend> Scorer<D> {
             load(member, &Prefixed { source: file, prefix: &member_prefix(k) })?;
         }
         Ok(())
+    }
+
+    /// Loads the parameters of a model whose tables may have fewer rows, from the first row on; the
+    /// other rows keep their values. Returns the tensors of all members.
+    pub(super) fn load_grown(&mut self, known: &TensorFile) -> Result<Vec<NamedTensor>> {
+        let mut tensors = self.tensors(|member| member.tensors())?;
+        for tensor in &mut tensors {
+            let missing = || crate::Error::TensorMissing { name: tensor.name.clone() };
+            let (dtype, shape, bytes) = known.tensor(&tensor.name).ok_or_else(missing)?;
+            let fits = match (shape.split_first(), tensor.shape.split_first()) {
+                (Some((rows, width)), Some((all, of_all))) => rows <= all && width == of_all,
+                _ => shape == tensor.shape,
+            };
+            match tensor.bytes.get_mut(..bytes.len()).filter(|_| fits && dtype == tensor.dtype) {
+                Some(first) => first.copy_from_slice(bytes),
+                None => {
+                    let (name, expected) = (tensor.name.clone(), tensor.shape.clone());
+                    let got = shape.to_vec();
+                    return Err(crate::Error::TensorShape { name, expected, got }.into());
+                }
+            }
+        }
+        for (k, member) in self.members.iter_mut().enumerate() {
+            member.load(&Prefixed { source: tensors.as_slice(), prefix: &member_prefix(k) })?;
+        }
+        Ok(tensors)
     }
 
     /// Trains a member on a batch for one step; `dropout` removes some ids. This does not wait for

@@ -9,11 +9,12 @@ use super::error::{Result, TrainError, io_error, model_error, out_of_memory};
 use super::manifest::Manifest;
 use super::memory::plan_memory;
 use super::metrics::{Metrics, Predictions};
-use super::model::{Scorer, expect_parameters, member_seed};
+use super::model::{Scorer, expect_parameters, member_seed, read_model};
 use super::model_dir::{METRICS, RunDir};
 use super::pending_results::PendingResults;
 use super::record::{EvaluationRecord, Outcome};
 use super::report::write_report;
+use super::tensor_file::TensorFile;
 use crate::data::{Batch, Dataset, Encoder, Note, Splits};
 use crate::nn::{Dlrm, MemoryPlan};
 use crate::ops::Backend;
@@ -96,12 +97,64 @@ impl<D: Backend> Trainer<D> {
         let encoder = Encoder::fit(&config.data, folder, &mut |done, total| {
             observer.reading("statistics", done, total)
         })?;
+        Self::start(device, config, folder, dir, (encoder, None), observer)
+    }
+
+    /// Goes on from the model in the directory `from` with the rows of `config`, as a run of its
+    /// own. The parameters are those of that model. Values that it does not know get new rows, with
+    /// initial values as in a new model; see [`Encoder::grow`]. Optimizers, averages and schedule
+    /// begin anew.
+    ///
+    /// # Errors
+    /// Returns the errors of [`Self::new`], and [`TrainError::Model`] if the model there is damaged
+    /// or has other sizes than `config` says.
+    pub fn continue_from(
+        device: D,
+        config: Config,
+        folder: &Path,
+        dir: RunDir,
+        from: &Path,
+        observer: &mut dyn Observer,
+    ) -> Result<Self> {
+        let (known, encoder, tensors) = read_model(from)?;
+        let differs = match (known.config.model == config.model, known.config.train.members) {
+            (false, _) => Some("[model] of the configuration is not that of this model".to_owned()),
+            (true, members) if members != config.train.members => Some(format!(
+                "it has {members} members, but `train.members` is {}",
+                config.train.members
+            )),
+            _ => None,
+        };
+        if let Some(reason) = differs {
+            return Err(model_error(from, format!("training cannot go on from it: {reason}")));
+        }
+        let encoder = encoder.grow(&config.data, folder, &mut |done, total| {
+            observer.reading("statistics", done, total)
+        })?;
+        Self::start(device, config, folder, dir, (encoder, Some(tensors)), observer)
+    }
+
+    /// Builds the model of a new run, whose parameters may be known, and makes it take effect.
+    fn start(
+        device: D,
+        config: Config,
+        folder: &Path,
+        dir: RunDir,
+        (encoder, known): (Encoder, Option<TensorFile>),
+        observer: &mut dyn Observer,
+    ) -> Result<Self> {
         let folder = std::path::absolute(folder).map_err(io_error("resolve", folder))?;
         let mut manifest = Manifest::new(config, folder);
         let mut trainer = Self::build(device, dir, manifest.clone(), encoder, observer)?;
         manifest.progress.rows = trainer.rows();
         trainer.dir.write_encoder(&mut manifest, &trainer.encoder)?;
         trainer.manifest = manifest;
+        if let Some(known) = known {
+            // They are the model until there is a better one, and `--resume` begins with them.
+            let tensors = trainer.scorer.load_grown(&known)?;
+            trainer.dir.write_tensors(&mut trainer.manifest, "best", &tensors)?;
+            trainer.start_averages()?;
+        }
         trainer.commit(observer)?;
         Ok(trainer)
     }
@@ -193,20 +246,25 @@ impl<D: Backend> Trainer<D> {
         Ok(Self { dir, scorer, manifest, splits, encoder, batch, predictions, skipped: 0, memory })
     }
 
-    /// Starts from the parameters of a model that was imported: it has a model before the first
-    /// step. Does nothing if there is none.
+    /// Starts from the parameters of a model that was imported or that training went on from: there
+    /// is a model before the first step. Does nothing if there is none.
     fn start_from_imported(&mut self) -> Result<()> {
         if !self.manifest.files.contains_key("best") {
             return Ok(());
         }
         let expected = expect_parameters(&self.manifest.config, &self.encoder);
         let imported = self.dir.dir().read_tensors(&self.manifest, "best", expected)?;
+        self.scorer.load(&imported, |member, file| member.load(file))?;
+        self.start_averages()
+    }
+
+    /// Makes the averages, if there are any, begin at the parameters.
+    fn start_averages(&mut self) -> Result<()> {
         let averaging = self.manifest.config.averaging();
-        self.scorer.load(&imported, |member, file| {
-            member.load(file)?;
-            // The averages begin at the parameters.
-            if averaging > 0.0 { member.average_with(averaging) } else { Ok(()) }
-        })
+        match averaging > 0.0 {
+            true => self.scorer.each(|member| member.average_with(averaging)),
+            false => Ok(()),
+        }
     }
 
     fn rows(&self) -> [u64; 3] {

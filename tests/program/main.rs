@@ -14,6 +14,7 @@ mod files;
 mod hostile;
 mod interchange;
 mod measure;
+mod onward;
 mod precision;
 mod signals;
 mod sizes;
