@@ -1,5 +1,6 @@
 //! `bagdot train`
 
+use std::io;
 use std::path::{Path, PathBuf};
 
 use super::device::{Common, on_device};
@@ -7,7 +8,10 @@ use super::error::{CliError, CliResult};
 use super::terminal::{Bar, Signals, metrics_line, print_line};
 use crate::data::{Encoder, Note, Part, Splits};
 use crate::ops::{Backend, Loss};
-use crate::train::{Config, EvaluationRecord, Observer, Outcome, RunDir, TrainError, Trainer};
+use crate::train::{
+    Config, EvaluationRecord, EventFile, Observer, Outcome, ReportOptions, RunDir, TrainError,
+    Trainer,
+};
 
 /// Train a model by a configuration file, and measure it on the test rows.
 ///
@@ -39,6 +43,12 @@ pub(super) struct Train {
     /// The number of rows of a step
     #[arg(long, value_name = "N")]
     batch_size: Option<usize>,
+    /// Also write the metrics of each evaluation for TensorBoard, into a file in this folder
+    #[arg(long, value_name = "DIR")]
+    tensorboard: Option<PathBuf>,
+    /// Measure at the end how much worse the model is if a column is shuffled, for the report
+    #[arg(long)]
+    importance: bool,
     /// Print one JSON object with the test figures on standard output
     #[arg(long)]
     json: bool,
@@ -92,7 +102,15 @@ impl Train {
                 None => Trainer::new(device, config, folder, dir, &mut screen)?,
             }
         };
-        let result = trainer.run(&mut screen);
+        let events = self.tensorboard.as_deref().map(|folder| {
+            let step = trainer.manifest().progress.step;
+            EventFile::create(folder, step).map_err(|source| CliError::Output {
+                name: format!("events in {}", folder.display()),
+                source,
+            })
+        });
+        screen.events = events.transpose()?;
+        let result = trainer.report_with(self.report()).run(&mut screen);
         screen.bar.clear();
         let outcome = result.map_err(|error| match (error, screen.signals.received()) {
             (error @ TrainError::Interrupted { .. }, Some(signal)) => {
@@ -100,9 +118,30 @@ impl Train {
             }
             (error, _) => error.into(),
         })?;
+        screen.write_events(|events| events.outcome(&outcome));
         screen.say(&format!("model and report.html are in {}", path.display()));
         screen.warn_if_worthless(loss, &outcome);
         self.print(&outcome)
+    }
+
+    /// Returns the settings of the report: the configuration as it was written, and after it the
+    /// flags that override it.
+    fn report(&self) -> ReportOptions {
+        let flags = [
+            ("--seed", self.seed),
+            ("--epochs", self.epochs.map(u64::from)),
+            ("--batch-size", self.batch_size.map(|size| size as u64)),
+        ];
+        let flags: String = flags
+            .into_iter()
+            .filter_map(|(flag, value)| Some(format!(" {flag} {}", value?)))
+            .collect();
+        let text = std::fs::read_to_string(&self.config).ok();
+        let text = text.map(|text| match flags.as_str() {
+            "" => text,
+            flags => format!("{}\n\n# and on the command line:{flags}", text.trim_end()),
+        });
+        ReportOptions { config_text: text, importance: self.importance }
     }
 
     fn print(&self, outcome: &Outcome) -> CliResult {
@@ -149,11 +188,23 @@ struct Screen {
     path: PathBuf,
     epochs: u32,
     signals: Signals,
+    /// The events for TensorBoard.
+    events: Option<EventFile>,
 }
 
 impl Screen {
     fn new(quiet: bool, path: &Path, epochs: u32) -> Self {
-        Self { bar: Bar::new(quiet), quiet, path: path.into(), epochs, signals: Signals::watch() }
+        let (bar, signals) = (Bar::new(quiet), Signals::watch());
+        Self { bar, quiet, path: path.into(), epochs, signals, events: None }
+    }
+
+    /// Writes events. If that fails, there is a warning, and no further try: events are not worth
+    /// the end of a run.
+    fn write_events(&mut self, write: impl FnOnce(&mut EventFile) -> io::Result<()>) {
+        if let Some(Err(error)) = self.events.as_mut().map(write) {
+            self.events = None;
+            self.bar.warn(format_args!("no more events for TensorBoard: {error}"));
+        }
     }
 
     /// Warns of a model that is no better than one probability for all rows.
@@ -227,12 +278,17 @@ impl Observer for Screen {
         ));
     }
 
+    fn importance(&mut self, done: u64, total: u64) {
+        self.bar.show("shuffling", done, total, false);
+    }
+
     fn replaced(&mut self, kept: &Path) {
         let (path, kept) = (self.path.display(), kept.display());
         self.announce(&format!("the model that was in {path} is now in {kept}"));
     }
 
     fn evaluation(&mut self, record: &EvaluationRecord) {
+        self.write_events(|events| events.evaluation(record));
         let (name, metrics) = match &record.validation {
             Some(validation) => ("validation", validation),
             None => ("training", &record.train),

@@ -3,6 +3,7 @@
 //! Nothing here writes to a terminal: an [`Observer`] receives the events.
 #![forbid(unsafe_code)]
 
+mod chart;
 mod config;
 mod dropout;
 mod error;
@@ -18,9 +19,11 @@ mod model;
 mod model_dir;
 mod optimizer;
 mod pending_results;
+mod protobuf;
 mod record;
 mod report;
 mod tensor_file;
+mod tensorboard;
 mod trainer;
 mod validate;
 mod workload;
@@ -41,5 +44,7 @@ pub use model::{Scored, TrainedModel};
 pub use model_dir::{ModelDir, RunDir};
 pub use optimizer::{GroupConfig, Kind, ScheduleConfig};
 pub use record::{EvaluationRecord, Outcome};
+pub use report::ReportOptions;
+pub use tensorboard::EventFile;
 pub use trainer::{Observer, Trainer};
 pub use workload::Workload;

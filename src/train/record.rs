@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::importance::ColumnImportance;
 use super::metrics::Metrics;
 
 /// The record of an evaluation: a line of `metrics.jsonl`. There is one at the end of each epoch,
@@ -62,4 +63,8 @@ pub struct Outcome {
     pub train_seconds: f64,
     /// The number of training rows per second.
     pub samples_per_second: f64,
+    /// The importance of the columns on the test rows, or without test rows on the validation rows;
+    /// `None` if it was not measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub importance: Option<Vec<ColumnImportance>>,
 }

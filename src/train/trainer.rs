@@ -6,6 +6,7 @@ use std::time::Instant;
 use super::config::{Config, Selection, TrainConfig};
 use super::dropout::Dropout;
 use super::error::{Result, TrainError, io_error, model_error, out_of_memory};
+use super::importance::importance;
 use super::manifest::Manifest;
 use super::memory::plan_memory;
 use super::metrics::{Metrics, Predictions};
@@ -13,7 +14,7 @@ use super::model::{Scorer, expect_parameters, member_seed, read_model};
 use super::model_dir::{METRICS, RunDir};
 use super::pending_results::PendingResults;
 use super::record::{EvaluationRecord, Outcome};
-use super::report::write_report;
+use super::report::{Report, ReportOptions};
 use super::tensor_file::TensorFile;
 use crate::data::{Batch, Dataset, Encoder, Note, Splits};
 use crate::nn::{Dlrm, MemoryPlan};
@@ -55,6 +56,10 @@ pub trait Observer {
     fn evaluation(&mut self, record: &EvaluationRecord) {
         let _ = record;
     }
+    /// Reports that the importance of `done` of `total` columns is known.
+    fn importance(&mut self, done: u64, total: u64) {
+        let _ = (done, total);
+    }
     /// Returns whether to write a checkpoint and stop. It is called after every batch.
     fn stop_requested(&self) -> bool {
         false
@@ -79,6 +84,7 @@ pub struct Trainer<D: Backend> {
     skipped: u64,
     /// The memory that training needs.
     memory: MemoryPlan,
+    report: ReportOptions,
 }
 
 impl<D: Backend> Trainer<D> {
@@ -243,7 +249,29 @@ impl<D: Backend> Trainer<D> {
         let scorer = scorer().map_err(out_of_memory(&memory))?;
         observer.ready(&splits, &encoder, scorer.members.iter().map(Dlrm::num_parameters).sum());
         let (batch, predictions) = (Batch::default(), Predictions::default());
-        Ok(Self { dir, scorer, manifest, splits, encoder, batch, predictions, skipped: 0, memory })
+        let (skipped, report) = (0, ReportOptions::default());
+        Ok(Self {
+            dir,
+            scorer,
+            manifest,
+            splits,
+            encoder,
+            batch,
+            predictions,
+            skipped,
+            memory,
+            report,
+        })
+    }
+
+    /// Returns the manifest: the configuration and the progress of training.
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// Sets what the report of the run shows.
+    pub fn report_with(self, report: ReportOptions) -> Self {
+        Self { report, ..self }
     }
 
     /// Starts from the parameters of a model that was imported or that training went on from: there
@@ -476,17 +504,32 @@ impl<D: Backend> Trainer<D> {
         let best = self.dir.dir().read_tensors(&self.manifest, "best", expected)?;
         self.scorer.load(&best, |member, file| member.load(file))?;
         let test = self.scorer.score(&self.splits.test, &mut self.batch)?;
+        let loss = self.manifest.config.train.loss;
+        let rows = if test.is_empty() { &self.splits.validation } else { &self.splits.test };
+        let measure = || {
+            let progress = &mut |done, total| observer.importance(done, total);
+            importance(&mut self.scorer, &self.encoder, rows, loss, progress)
+        };
+        let importance = self.report.importance.then(measure).transpose()?;
         let progress = &self.manifest.progress;
         let of_best = progress.best();
         let outcome = Outcome {
-            test: test.metrics_of(self.manifest.config.train.loss),
+            test: test.metrics_of(loss),
             validation: of_best.and_then(|record| record.validation),
             best_epoch: progress.best_epoch,
             best_step: of_best.map_or(0, |record| record.step),
             train_seconds: progress.train_seconds,
             samples_per_second: rate(progress.samples, progress.train_seconds),
+            importance,
         };
-        write_report(&self.dir, &self.manifest, &outcome, &test)?;
+        let report = Report {
+            manifest: &self.manifest,
+            outcome: &outcome,
+            splits: &self.splits,
+            test: &test,
+            config_text: self.report.config_text.as_deref(),
+        };
+        report.write(&self.dir)?;
         self.write_metrics(Some(&outcome))?;
         if !self.manifest.progress.finished {
             self.manifest.progress.finished = true;

@@ -16,6 +16,7 @@ mod interchange;
 mod measure;
 mod onward;
 mod precision;
+mod report;
 mod signals;
 mod sizes;
 mod unknown;
