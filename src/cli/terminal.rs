@@ -177,7 +177,8 @@ fn is_ignored(signal: i32) -> bool {
 
 /// Formats a figure; `-` stands for one that is not defined.
 pub(super) fn figure(value: Option<f64>) -> String {
-    value.map_or_else(|| "-".into(), |value| format!("{value:.4}"))
+    // The sum turns -0.0 into 0.0.
+    value.map_or_else(|| "-".into(), |value| format!("{:.4}", (value * 1e4).round() / 1e4 + 0.0))
 }
 
 /// Prints a table on standard output: the first column to the left, the others to the right.

@@ -152,7 +152,8 @@ pub struct TrainConfig {
     pub seed: u64,
     /// The steps or training rows between evaluations within an epoch: `{ steps = 1000 }` or
     /// `{ rows = 1000000 }`, counted from the beginning of each epoch. The model is always measured
-    /// at the end of an epoch, too. Default: only there.
+    /// at the end of an epoch, too. If it is the best so far, it is written with a checkpoint,
+    /// which takes time if tables are large. Default: only at the end.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub evaluate_every: Option<EvaluateEvery>,
     /// Training stops after this many evaluations without a better validation score; 0 for never.
