@@ -74,8 +74,13 @@ impl Info {
                 }
                 let progress = &manifest.progress;
                 let state = if progress.finished { "finished" } else { "unfinished" };
+                let within = match progress.batches_done {
+                    0 => String::new(),
+                    steps => format!(" and {steps} steps"),
+                };
+                let best_step = progress.best().map_or(0, |record| record.step);
                 print_line(&format!(
-                    "{state}: {} epochs, best {}",
+                    "{state}: {} epochs{within}, best {} (step {best_step})",
                     progress.epochs_done, progress.best_epoch
                 ))?;
             }

@@ -38,8 +38,9 @@ Examples:
   bagdot train clicks.csv --label clicked          train with that configuration
   bagdot train examples/clothing.toml              train, and keep the model in runs/clothing
   bagdot train examples/clothing.toml --resume     go on after Ctrl-C
+  bagdot train new.toml --from runs/clothing       go on from this model with new rows
   bagdot eval runs/clothing                        measure it on the test rows
-  bagdot eval runs/clothing --data new.csv         measure it on other rows
+  bagdot eval runs/clothing new.csv                measure it on other rows
   bagdot predict runs/clothing new.csv             print one probability for each row
   bagdot export runs/clothing --format onnx --output clothing.onnx
                                                    write it for onnxruntime and others

@@ -151,6 +151,36 @@ impl Column {
     }
 }
 
+impl Batch {
+    /// Takes over the features of some columns from another batch with as many rows: the dense
+    /// ones of these numbers, and the sparse ones of these.
+    pub(crate) fn replace_features(&mut self, dense: &[usize], sparse: &[usize], other: &Self) {
+        let rows = self.batch_size;
+        let num_dense = self.dense.len().checked_div(rows).unwrap_or(0);
+        for row in 0..rows {
+            for k in dense.iter().map(|k| row * num_dense + k) {
+                self.dense[k] = other.dense[k];
+            }
+        }
+        if sparse.is_empty() {
+            return;
+        }
+        let mut own = std::mem::take(self);
+        let kept = [&mut own.dense, &mut own.labels].map(std::mem::take);
+        self.batch_size = rows;
+        [self.dense, self.labels] = kept;
+        self.offsets.push(0);
+        for bag in 0..own.offsets.len().saturating_sub(1) {
+            let Self { indices, offsets, weights, .. } =
+                if sparse.contains(&(bag / rows)) { other } else { &own };
+            let ids = offsets[bag] as usize..offsets[bag + 1] as usize;
+            self.indices.extend_from_slice(&indices[ids.clone()]);
+            self.weights.extend_from_slice(weights.get(ids).unwrap_or_default());
+            self.offsets.push(self.indices.len() as i64);
+        }
+    }
+}
+
 impl Dataset {
     /// Makes an empty dataset of these features.
     pub(super) fn new(num_dense: usize, features: &[EncodedFeature]) -> Self {
@@ -239,6 +269,29 @@ impl Dataset {
         self.columns.iter().map(of_column).sum()
     }
 
+    /// Appends the rows of a batch, which has the features of this dataset.
+    pub(crate) fn append(&mut self, batch: &Batch) {
+        let rows = batch.batch_size;
+        self.dense.extend_from_slice(&batch.dense);
+        self.labels.extend_from_slice(&batch.labels);
+        for (f, column) in self.columns.iter_mut().enumerate() {
+            for bounds in batch.offsets[f * rows..=(f + 1) * rows].windows(2) {
+                let range = bounds[0] as usize..bounds[1] as usize;
+                let bag = &batch.indices[range.clone()];
+                match column {
+                    Column::Single(ids) => ids.push(bag.first().copied().unwrap_or(0)),
+                    Column::Bags { ids, ends } => {
+                        ids.extend_from_slice(bag);
+                        ends.push(ids.len());
+                    }
+                    Column::Positions { positions, .. } => {
+                        positions.push(bag[0] as f32 + batch.weights[range][1]);
+                    }
+                }
+            }
+        }
+    }
+
     /// Fills `batch` with all rows.
     pub(super) fn gather_all(&self, batch: &mut Batch) {
         self.gather_rows(self.len(), |k| k, batch);
@@ -311,23 +364,13 @@ mod tests {
     #[test]
     fn rows_of_a_large_batch_are_those_of_small_ones() {
         let (rows, num_dense) = (IDS_AT_ONCE / 2 + 7, 3);
-        let feature = |multi_valued, interpolated| EncodedFeature {
-            name: String::new(),
-            num_embeddings: rows,
-            pooling: Pooling::Sum,
-            multi_valued,
-            interpolated,
-        };
-        let features = [feature(false, false), feature(true, false), feature(false, true)];
-        let mut data = Dataset::new(num_dense, &features);
+        let mut data = Dataset::new(num_dense, &features());
         for row in 0..rows as u32 {
             data.dense.extend((0..3).map(|k| (row * 3 + k) as f32));
             data.labels.push((row % 2) as f32);
             data.columns[0].push(row);
             data.columns[1].push_with(|| 0, |ids| ids.extend(row..row + row % 4));
-            if let Column::Positions { positions, .. } = &mut data.columns[2] {
-                positions.push((row % 1000) as f32 + 0.25);
-            }
+            push_position(&mut data, row);
         }
         let order: Vec<u32> = (0..rows as u32).rev().collect();
         let mut all = Batch::default();
@@ -355,6 +398,79 @@ mod tests {
             assert_eq!(one.weights[one.weights.len() - 2..], [0.75, 0.25]);
             assert_eq!(all.dense[k * num_dense..][..num_dense], one.dense);
             assert_eq!((all.labels[k], one.batch_size), (one.labels[0], 1));
+        }
+    }
+
+    /// Returns a single id, a bag, and a number between knots.
+    fn features() -> [EncodedFeature; 3] {
+        [(false, false), (true, false), (false, true)].map(|(multi_valued, interpolated)| {
+            EncodedFeature {
+                name: String::new(),
+                num_embeddings: IDS_AT_ONCE,
+                pooling: Pooling::Sum,
+                multi_valued,
+                interpolated,
+            }
+        })
+    }
+
+    fn push_position(dataset: &mut Dataset, row: u32) {
+        if let Column::Positions { positions, .. } = &mut dataset.columns[2] {
+            positions.push((row % 1000) as f32 + 0.25);
+        }
+    }
+
+    /// Returns rows with two dense columns and the [`features`].
+    fn rows() -> Dataset {
+        let mut dataset = Dataset::new(2, &features());
+        for row in 0..5u32 {
+            dataset.dense.extend([row as f32, 10.0 + row as f32]);
+            dataset.labels.push((row % 2) as f32);
+            dataset.columns[0].push(100 + row);
+            dataset.columns[1]
+                .push_with(|| 0, |ids| ids.extend((0..row % 3).map(|k| 10 * row + k)));
+            push_position(&mut dataset, row);
+        }
+        dataset
+    }
+
+    #[test]
+    fn appended_batches_are_the_rows() {
+        let dataset = rows();
+        let (mut batch, mut copy) = (Batch::default(), Dataset::new(2, &features()));
+        for part in [&[0, 1][..], &[2, 3, 4]] {
+            dataset.gather(part, &mut batch);
+            copy.append(&batch);
+        }
+        assert_eq!(copy, dataset);
+    }
+
+    #[test]
+    fn features_are_replaced_alone() {
+        let dataset = rows();
+        let (own, other) = ([0, 1, 2, 3, 4], [4, 2, 0, 1, 3]);
+        let (mut batch, mut shuffled) = (Batch::default(), Batch::default());
+        dataset.gather(&other, &mut shuffled);
+        for (dense, sparse) in
+            [(&[][..], &[][..]), (&[1], &[]), (&[], &[0]), (&[0], &[1, 2]), (&[0, 1], &[0, 1])]
+        {
+            let pick = |is_other: bool, row: usize| if is_other { other[row] } else { own[row] };
+            let mut expected = Dataset::new(2, &features());
+            for row in 0..5 {
+                let value = |k| dataset.dense[2 * pick(dense.contains(&k), row) as usize + k];
+                expected.dense.extend([value(0), value(1)]);
+                expected.labels.push(dataset.labels[row]);
+                expected.columns[0].push(100 + pick(sparse.contains(&0), row));
+                let of = pick(sparse.contains(&1), row);
+                let bag = |ids: &mut Vec<u32>| ids.extend((0..of % 3).map(|k| 10 * of + k));
+                expected.columns[1].push_with(|| 0, bag);
+                push_position(&mut expected, pick(sparse.contains(&2), row));
+            }
+            dataset.gather(&own, &mut batch);
+            batch.replace_features(dense, sparse, &shuffled);
+            let mut whole = Batch::default();
+            expected.gather(&own, &mut whole);
+            assert_eq!(batch, whole, "{dense:?} {sparse:?}");
         }
     }
 }

@@ -90,6 +90,29 @@ impl Encoder {
         &self.features
     }
 
+    /// Returns the columns of the model, each once, with the numbers of its dense and of its sparse
+    /// features. Derived columns and those of side tables count as columns.
+    pub(crate) fn features_by_column(&self) -> Vec<(&str, Vec<usize>, Vec<usize>)> {
+        let DataConfig { dense, categorical, .. } = &self.config;
+        let sparse = categorical.iter().map(|categorical| categorical.column.as_str());
+        let binned = dense.iter().filter(|dense| dense.bins > 0).map(|dense| dense.column.as_str());
+        let interpolated = dense.iter().filter(|dense| dense.knots > 0);
+        let interpolated = interpolated.map(|dense| dense.column.as_str());
+        let dense = dense.iter().map(|dense| (dense.column.as_str(), true));
+        let sparse = sparse.chain(binned).chain(interpolated);
+        let sparse: Vec<_> = sparse.map(|column| (column, false)).collect();
+        let mut columns: Vec<(&str, Vec<usize>, Vec<usize>)> = Vec::new();
+        for (k, (name, is_dense)) in dense.enumerate().chain(sparse.into_iter().enumerate()) {
+            let place = columns.iter().position(|column| column.0 == name).unwrap_or_else(|| {
+                columns.push((name, Vec::new(), Vec::new()));
+                columns.len() - 1
+            });
+            let (_, dense, sparse) = &mut columns[place];
+            if is_dense { dense.push(k) } else { sparse.push(k) }
+        }
+        columns
+    }
+
     /// Checks a stored encoder, which may be damaged: its parts must fit its settings, and all
     /// numbers must be finite. After that, encoding returns finite numbers and ids within their
     /// tables, whatever it reads.
@@ -145,7 +168,7 @@ impl Encoder {
     }
 
     /// Returns an empty dataset for rows of this encoder.
-    pub(super) fn dataset(&self) -> Dataset {
+    pub(crate) fn dataset(&self) -> Dataset {
         Dataset::new(self.num_dense(), &self.features)
     }
 }

@@ -37,7 +37,7 @@ fn train_eval_predict_agree() {
     let lines = fs::read_to_string(model.join("metrics.jsonl")).unwrap();
     assert_eq!(lines.lines().count(), 5, "four epochs and the outcome");
     let report = fs::read_to_string(model.join("report.html")).unwrap();
-    assert_eq!(report.matches("<svg").count(), 4);
+    assert_eq!(report.matches("<svg").count(), 7);
     assert!(
         !report.contains("http://") || !report.contains("src="),
         "the report must open anywhere"

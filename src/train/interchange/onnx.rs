@@ -11,7 +11,6 @@ use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::io::{self, Write};
 
-use super::protobuf::Message;
 use super::rows::{DENSE, Input, inputs};
 use super::{StoredModel, json};
 use crate::dtype::DType;
@@ -19,6 +18,7 @@ use crate::nn::{DlrmConfig, TensorSource};
 use crate::ops::{Interaction, Pooling, Table};
 use crate::train::error::{Result, model_error};
 use crate::train::model::member_prefix;
+use crate::train::protobuf::Message;
 use crate::train::tensor_file::TensorFile;
 
 /// The version of ONNX's file format, which belongs to [`OPSET`].
