@@ -64,7 +64,12 @@ impl<'a> Date<'a> {
             Regex::new(&format!("^{date}(?:[T ]+{clock}{zone})?$")).ok()
         });
         let text = text.trim_matches([' ', '\t']);
-        let is_possible = (8..=48).contains(&text.len()) && text.as_bytes()[0].is_ascii_digit();
+        let is_possible = match text.as_bytes() {
+            bytes @ [b'0'..=b'9', a, b, c, d, _, _, _, ..] if bytes.len() <= 48 => {
+                [a, b, c, d].into_iter().any(|byte| matches!(byte, b'-' | b'/' | b'.'))
+            }
+            _ => false,
+        };
         let groups = is_possible.then(|| DATE.as_ref()?.captures(text)).flatten()?;
         let group = |k| groups.get(k).map_or("", |group| group.as_str());
         let number = |k| group(k).parse::<i64>().unwrap_or(0);

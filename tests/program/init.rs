@@ -367,3 +367,62 @@ fn dates_of_all_orders_are_read() {
     let text = rows("d,y", 300, |k| format!("2024-02-{:02},{}", 1 + k % 30, label(k)));
     assert!(!draft(text, "y").contains("date = "), "2024-02-30 is no date");
 }
+
+/// Draws files of all kinds of columns: what is written must train, or the file is refused.
+#[test]
+fn drafts_of_any_file_train_or_are_refused() {
+    let mut random = bagdot::Philox::new(11, 0);
+    let mut trained = 0;
+    for case in 0..40 {
+        let rows = [1, 2, 3, 8, 20, 60, 300][random.below(7) as usize];
+        let delimiter = [",", ";", "\t", "|"][random.below(4) as usize];
+        let kinds: Vec<u64> = (0..1 + random.below(6)).map(|_| random.below(16)).collect();
+        let name = |k: usize| ["x", "id", "a b", "größe", "*", "time", "d\"\"q", "date"][k % 8];
+        let names = kinds.iter().enumerate().map(|(k, _)| format!("\"{}{k}\"", name(case + k)));
+        let mut text = names.chain(["y\n".to_owned()]).collect::<Vec<_>>().join(delimiter);
+        let label = [["0", "1"], ["yes", "no"], ["1.5", "3"]][random.below(3) as usize];
+        let gaps = random.below(3) * 20;
+        for row in 0..rows {
+            for kind in &kinds {
+                let n = random.below(50);
+                let field = match kind {
+                    _ if random.below(100) < gaps => ["", "NA", "?", "NULL"][n as usize % 4].into(),
+                    0 => n.to_string(),
+                    1 => row.to_string(),
+                    2 => format!("{:.4}", random.normal()),
+                    3 => format!("{},{}", n % 7, n),
+                    4 => format!("{}.{:03},5", 1 + n % 9, 7 * n),
+                    5 => ["red", "green", "blue"][n as usize % 3].into(),
+                    6 => format!("a{}|b{}", n % 3, n % 5),
+                    7 => format!("2024-{:02}-{:02}T{:02}:00:00Z", 1 + n % 12, 1 + n % 28, n % 24),
+                    8 => format!("{}/{}/2024", 1 + n % 28, 1 + n % 12),
+                    9 => "same".into(),
+                    10 => String::new(),
+                    11 => format!("{:016x}", random.next_u64()),
+                    12 => format!("{n:05}"),
+                    13 => format!("line\n{}", n % 3),
+                    14 => ["1e39", "inf", "7"][n as usize % 3].into(),
+                    _ => format!("say \"\"{}\"\"; or {}", n % 4, n % 3),
+                };
+                text += &format!("\"{field}\"{delimiter}");
+            }
+            text += &format!("\"{}\"\n", label[usize::from(random.below(3) == 0)]);
+        }
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("data.csv"), &text).unwrap();
+        let output = run(folder.path(), &["init", "data.csv", "--label", "y", "-q"]);
+        match output.status.code() {
+            Some(0) => {
+                draft_in(folder.path(), &["data.csv", "--label", "y"]);
+                trained += 1;
+            }
+            Some(1) => {
+                let message = String::from_utf8(output.stderr).unwrap();
+                let is_clear = ["nothing to learn", "left to learn from"];
+                assert!(is_clear.iter().any(|said| message.contains(said)), "{message}\n{text}");
+            }
+            code => panic!("{code:?}: {}\n{text}", String::from_utf8_lossy(&output.stderr)),
+        }
+    }
+    assert!(trained > 20, "{trained}");
+}

@@ -31,6 +31,11 @@ fn notations(text: &str) -> [bool; NOTATIONS.len()] {
     let is_number = |notation: Notation| {
         notation.plain(text).is_some_and(|text| number::parse(&text).is_some())
     };
+    // Most texts are no numbers in any notation.
+    let may_stand = |byte: u8| byte.is_ascii_digit() || b"+-.,eE '".contains(&byte);
+    if !text.bytes().all(may_stand) {
+        return NOTATIONS.map(|_| false);
+    }
     if number::parse(text).is_none() {
         return NOTATIONS.map(is_number);
     }
