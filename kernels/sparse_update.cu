@@ -61,9 +61,9 @@
 //                occurrences  0       w      2w      3w      4w
 //                windows      |   0   |   1   |   2   |   3   |
 //                segment          | first | run 1 | run 2 |..  run 1 begins in window 1
-// Launch       block 256; rows: as many blocks as run at the same time, at most enough for all rows
-//              that there could be; the others: enough for all rows or windows that there could be,
-//              at most 8192. These are grid-stride loops. starts: one block
+// Launch       block 256, chunks 128; rows: as many blocks as run at the same time, at most enough
+//              for all rows that there could be; the others: enough for all rows or windows that
+//              there could be, at most 8192. These are grid-stride loops. starts: one block
 // Bytes        as bytes_moved(), which counts a row for each id that names it, and the sums of runs
 //              of hot rows written and read once; the least traffic counts each distinct row once.
 //              `chunks` besides reads about 75 sectors for each window, in which it finds its rows
@@ -449,11 +449,14 @@ __device__ __forceinline__ void apply(const SparseUpdateApply<E>& p) {
   });
 }
 
-// Three blocks per multiprocessor leave a thread at most 80 registers. It spills none, and more
-// warps hide more of the latency of its loads.
+// 24 warps per multiprocessor leave a thread at most 80 registers. It spills none, and more warps
+// hide more of the latency of its loads.
+#define BOUNDS_OF_rows __launch_bounds__(kThreads, 3)
+#define BOUNDS_OF_chunks __launch_bounds__(kChunkThreads, 6)
+
 #define INSTANTIATE_REDUCE(PART)                                                     \
-  extern "C" __global__ void __launch_bounds__(kThreads, 3)                          \
-      sparse_update_reduce_##PART(const __grid_constant__ SparseUpdateReduce p) {    \
+  extern "C" __global__ void BOUNDS_OF_##PART sparse_update_reduce_##PART(           \
+      const __grid_constant__ SparseUpdateReduce p) {                                \
     reduce(p, [&](const Group& group, bool is_wide, const auto& target, auto work) { \
       for_##PART(p.source, group, is_wide, target, work);                            \
     });                                                                              \
@@ -461,12 +464,12 @@ __device__ __forceinline__ void apply(const SparseUpdateApply<E>& p) {
 INSTANTIATE_REDUCE(rows)
 INSTANTIATE_REDUCE(chunks)
 
-#define INSTANTIATE_UPDATE(PART, E)                                                        \
-  extern "C" __global__ void __launch_bounds__(kThreads, 3)                                \
-      sparse_update_update_##PART##_##E(const __grid_constant__ SparseUpdateUpdate<E> p) { \
-    update(p, [&](const Group& group, bool is_wide, const auto& target, auto work) {       \
-      for_##PART(p.source, group, is_wide, target, work);                                  \
-    });                                                                                    \
+#define INSTANTIATE_UPDATE(PART, E)                                                  \
+  extern "C" __global__ void BOUNDS_OF_##PART sparse_update_update_##PART##_##E(     \
+      const __grid_constant__ SparseUpdateUpdate<E> p) {                             \
+    update(p, [&](const Group& group, bool is_wide, const auto& target, auto work) { \
+      for_##PART(p.source, group, is_wide, target, work);                            \
+    });                                                                              \
   }
 
 #define INSTANTIATE(E)                                                          \

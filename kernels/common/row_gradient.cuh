@@ -61,12 +61,12 @@ __device__ __forceinline__ T from_lane(const Group& group, T x, uint32_t lane) {
 }
 
 // Calls `work(number)` for each of this group's share of `count` numbers: a grid-stride loop over
-// groups.
-template <typename Work>
+// groups, in blocks of kBlock threads.
+template <int kBlock = kThreads, typename Work>
 __device__ __forceinline__ void for_each(uint64_t count, uint32_t lanes, Work work) {
-  const uint64_t groups = uint64_t(gridDim.x) * kThreads / lanes;
+  const uint64_t groups = uint64_t(gridDim.x) * kBlock / lanes;
 #pragma unroll 1
-  for (uint64_t k = (uint64_t(blockIdx.x) * kThreads + threadIdx.x) / lanes; k < count; k += groups)
+  for (uint64_t k = (uint64_t(blockIdx.x) * kBlock + threadIdx.x) / lanes; k < count; k += groups)
     work(k);
 }
 
@@ -449,7 +449,6 @@ struct Window {
   Occurrence found[2 * kChunk];
   Ring ring;
 };
-static_assert(sizeof(Window) * (kThreads / 32) == kChunksShared, "as in params/sparse_update.cuh");
 
 // Finds the chunks that begin in a window and belong to rows with more than kFew occurrences.
 // Returns their number and, in `begun`, the places where they begin. The chunks lack their rows.
@@ -586,13 +585,13 @@ __device__ __forceinline__ Vec<float, N> sum_chunk(const RowGradientSource& sour
 template <typename Target, typename Work>
 __device__ __forceinline__ void for_chunks(const RowGradientSource& source, const Group& group,
                                            bool is_wide, const Target& target, Work work) {
-  extern __shared__ uint4 shared[];
-  Window& of_warp = reinterpret_cast<Window*>(shared)[threadIdx.x / 32];
+  __shared__ Window windows[kChunkThreads / 32];
+  Window& of_warp = windows[threadIdx.x / 32];
   const uint32_t lane = threadIdx.x % 32, of_group = lane / group.lanes, groups = 32 / group.lanes,
                  num_rows = num_rows_of(source);
   if (num_rows == 0) return;
   if (lane == 0) of_warp.chunks[kMostRuns] = {};
-  for_each(num_windows_of(source, kChunkBits), 32, [&](uint64_t window) {
+  for_each<kChunkThreads>(num_windows_of(source, kChunkBits), 32, [&](uint64_t window) {
     const uint32_t first = uint32_t(window << kChunkBits);
     uint64_t begun;
     const uint32_t count = find_chunks(source, num_rows, window, of_warp, begun);

@@ -16,8 +16,9 @@ constexpr uint32_t kChunk = 1 << kChunkBits;
 // The number of occurrences that are looked up together with their row. Rows with more, but at most
 // a chunk, are left to the kernels that sum chunks.
 constexpr uint32_t kFew = 3;
-// Bytes of shared memory of a block that sums chunks: 7,520 for each warp.
-constexpr int kChunksShared = kThreads / 32 * 7520;
+// The number of threads in a block that sums chunks. Such blocks need much shared memory, and small
+// ones leave less of it over.
+constexpr int kChunkThreads = 128;
 
 // The order of a batch and the gradient of its pooled output, from which the gradient of rows is
 // summed.

@@ -463,16 +463,17 @@ fn a_small_sort_is_one_launch() {
     assert!(bytes <= most, "{bytes} bytes, {most} at most: {total:?}");
 }
 
-/// Returns the instructions of the longest block of each kernel in a step on `n` ids, 64 in a bag.
+/// Returns the instructions of the longest block of each kernel in a step on `n` ids of `rows`
+/// rows, 64 in a bag.
 fn longest_blocks(
     emulator: &'static bagdot_emulator::Emulator,
-    n: usize,
-    draw_id: fn(&mut bagdot::Philox, u64) -> u64,
+    (n, rows): (usize, usize),
+    draw_id: impl FnMut(&mut bagdot::Philox, u64) -> u64,
 ) -> BTreeMap<String, u64> {
     let alone = emulator.exclusive();
     let cuda = Cuda::new(0).unwrap();
-    let mut step =
-        Step::<i32>::new(&cuda, BagCase::one_table("hot", (256, 32), &vec![64; n / 64], draw_id));
+    let case = BagCase::one_table("hot", (rows, 32), &vec![64; n / 64], draw_id);
+    let mut step = Step::<i32>::new(&cuda, case);
     alone.reset_counters();
     step.update(&cuda);
     cuda.synchronize().unwrap();
@@ -490,11 +491,31 @@ fn longest_blocks(
 fn a_hot_row_is_shared_between_blocks() {
     let Some(emulator) = emulator() else { return };
     let n = 64 * 256;
-    let (even, hot) = (longest_blocks(emulator, n, uniform), longest_blocks(emulator, n, |_, _| 3));
+    let of = |draw_id: fn(&mut _, _) -> _| longest_blocks(emulator, (n, 256), draw_id);
+    let (even, hot) = (of(uniform), of(|_, _| 3));
     assert!(
         hot.values().sum::<u64>() <= even.values().sum(),
         "instructions of the longest blocks: {hot:?} hot, {even:?} even"
     );
+}
+
+/// Checks that skew makes no block longer. With as many rows as ids no row of a warp waits for
+/// another one; a Zipf batch has fewer rows, some of which take sums of chunks. If each row has one
+/// chunk, a window has 64 occurrences; in a Zipf batch it has up to 127.
+#[test]
+fn skew_makes_no_block_longer() {
+    let Some(emulator) = emulator() else { return };
+    let n = 64 * 256;
+    let of = |skew: fn(&mut _, _) -> _| longest_blocks(emulator, (n, n), skew);
+    let in_order = |each: u64| {
+        let mut ids = 0..;
+        longest_blocks(emulator, (n, n), move |_, _| ids.next().unwrap_or(0) / each)
+    };
+    let (zipf, once, chunk) = (of(zipf), in_order(1), in_order(64));
+    let [rows, chunks] = ["rows", "chunks"].map(|part| format!("sparse_update_update_{part}_f32"));
+    assert!(zipf[&rows] <= once[&rows], "{zipf:?}, {once:?}");
+    assert!(zipf[&chunks] <= 2 * chunk[&chunks], "{zipf:?}, {chunk:?}");
+    eprintln!("{zipf:?} {once:?} {chunk:?}");
 }
 
 /// Checks that no block takes longer for a hotter row: the longest block on 65,536 equal ids is
@@ -502,7 +523,7 @@ fn a_hot_row_is_shared_between_blocks() {
 #[test]
 fn no_block_is_longer_for_a_hotter_row() {
     let Some(emulator) = emulator() else { return };
-    let [warm, hot] = [1 << 12, 1 << 16].map(|n| longest_blocks(emulator, n, |_, _| 3));
+    let [warm, hot] = [1 << 12, 1 << 16].map(|n| longest_blocks(emulator, (n, 256), |_, _| 3));
     assert_eq!((warm.len(), hot.len()), (2, 3), "{warm:?}, {hot:?}");
     for (kernel, hot) in &hot {
         let most = warm.get(kernel).unwrap_or(&warm["sparse_update_update_chunks_f32"]);

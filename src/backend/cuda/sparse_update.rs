@@ -14,7 +14,7 @@ use super::runtime::module::{ByElement, Module};
 use super::runtime::params::bags::FaultyOp;
 use super::runtime::params::index_sort::IndexSortSegments;
 use super::runtime::params::sparse_update::{
-    self as params, CHUNKS_SHARED, OptimizerStep, OptimizerTarget, Place, RowGradientSource,
+    self as params, CHUNK_THREADS, OptimizerStep, OptimizerTarget, Place, RowGradientSource,
     StepPointers, THREADS, WIDE_COLUMNS,
 };
 use super::runtime::pointer::{Ptr, PtrMut};
@@ -56,23 +56,16 @@ impl Kernels {
     pub(super) fn load(context: &Arc<CudaContext>) -> Result<Self> {
         let module = Module::load(context, "sparse_update")?;
         let update_rows: ByElement<params::SparseUpdateUpdate<()>> = module.by_element("_rows")?;
-        let update_chunks: ByElement<params::SparseUpdateUpdate<()>> =
-            module.by_element("_chunks")?;
-        let reduce_chunks = module.instance("_chunks")?;
-        module.allow_shared(reduce_chunks, CHUNKS_SHARED as u32)?;
-        for kernel in update_chunks.all() {
-            module.allow_shared(kernel, CHUNKS_SHARED as u32)?;
-        }
         Ok(Self {
             runs: module.function()?,
             starts: module.function()?,
             reduce_rows: module.instance("_rows")?,
-            reduce_chunks,
+            reduce_chunks: module.instance("_chunks")?,
             interleave: module.function()?,
             add: module.function()?,
             blocks: module.blocks_at_once(update_rows.of::<f32>(), THREADS)?,
             update_rows,
-            update_chunks,
+            update_chunks: module.by_element("_chunks")?,
             apply: module.by_element("")?,
             _module: module,
         })
@@ -480,8 +473,9 @@ fn run_sums_ld(tables: &TableBatch) -> usize {
 /// Returns the grid of a kernel that sums chunks, a warp for each window, or `None` if no row of a
 /// batch can have more than a few occurrences.
 fn chunk_grid(num_indices: usize) -> Option<Grid> {
+    let windows = num_indices.div_ceil(CHUNK);
     (num_indices > params::FEW as usize)
-        .then(|| Grid { shared: CHUNKS_SHARED as u32, ..grid(num_indices.div_ceil(CHUNK), 32) })
+        .then(|| Grid::looping(32 * windows, CHUNK_THREADS, MAX_BLOCKS))
 }
 
 /// Returns a grid for `count` groups of `lanes` lanes, with at most `MAX_BLOCKS` blocks.
