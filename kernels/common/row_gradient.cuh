@@ -436,9 +436,6 @@ struct Chunk : KnownRow {
   float* sum;
 };
 
-// The gradients that a warp has in flight: two halves of kInFlight vectorised loads of each lane.
-using Ring = uint4[2][kInFlight][32];
-
 // The chunks that begin in a window of kChunk occurrences, as the warp keeps them that sums them.
 struct Window {
   // The chunks in the order of occurrences. The last one is empty.
@@ -447,7 +444,10 @@ struct Window {
   uint32_t order[kMostRuns];
   // The occurrences from the window's first one on. A chunk may end in the next window.
   Occurrence found[2 * kChunk];
-  Ring ring;
+  // The gradients of their bags. A look-up computes these once for all lanes that add a gradient.
+  const char* gradients[2 * kChunk];
+  // The gradients in flight: two halves of kInFlight vectorised loads of each lane.
+  uint4 ring[2][kInFlight][32];
 };
 
 // Finds the chunks that begin in a window and belong to rows with more than kFew occurrences.
@@ -495,12 +495,13 @@ __device__ __forceinline__ uint32_t find_chunks(const RowGradientSource& source,
 
 // Looks up the occurrences of the chunks that begin in a window, at `begun`, and prefetches their
 // gradients. Each lane looks up four of them at once, so that the latencies overlap, and all
-// gradients of a window are in flight at once.
-__device__ __forceinline__ void find_occurrences(const RowGradientSource& source, uint32_t first,
+// gradients of a window are in flight at once. Returns false if the order is wrong.
+__device__ __forceinline__ bool find_occurrences(const RowGradientSource& source, uint32_t first,
                                                  uint64_t begun, uint32_t count, Window& of_warp) {
   constexpr int kEach = 2 * kChunk / 32;
   const uint32_t lane = threadIdx.x % 32;
   uint32_t number[kEach], position[kEach], bag[kEach];
+  bool is_right = true;
 #pragma unroll
   for (int j = 0; j < kEach; ++j) {
     const uint32_t at = 32 * j + lane;
@@ -518,8 +519,12 @@ __device__ __forceinline__ void find_occurrences(const RowGradientSource& source
     const Row& row = of_warp.chunks[number[j]].row;
     const Occurrence my =
         row.exists() ? occurrence_at(source, position[j], bag[j], row.table) : kNoOccurrence;
+    if (my.sample == kNone) {
+      is_right &= number[j] == kMostRuns;
+      continue;
+    }
     of_warp.found[32 * j + lane] = my;
-    if (my.sample == kNone) continue;
+    of_warp.gradients[32 * j + lane] = static_cast<const char*>(gradient_of(source, my, 0));
 #pragma unroll 1
     for (uint32_t k = 0; k < row.dim; k += source.grad_output_type == kF32 ? 32 : 64)
       prefetch_line(gradient_of(source, my, k));
@@ -527,34 +532,40 @@ __device__ __forceinline__ void find_occurrences(const RowGradientSource& source
 #pragma unroll 1
     for (uint32_t k = 0; k < row.dim; k += 32) prefetch_line(argmax_of(source, my, k));
   }
+  return __all_sync(kWarp, is_right);
 }
 
-// Returns the sum of a chunk, in N of its columns. Its gradients come through `ring`, so that no
-// registers wait for them: while a lane adds those of one half, copies into the other half are in
-// flight. With max pooling the sources of maxima take every second place.
+// Returns the sum of `count` occurrences that a window holds from `start` on, in N of its columns.
+// The gradients come through a ring in shared memory, so that no registers wait for them: while a
+// lane adds those of one half, copies into the other half are in flight. With max pooling a half
+// holds half as many, and behind them the sources of the maxima.
 template <int N>
-__device__ __forceinline__ Vec<float, N> sum_chunk(const RowGradientSource& source, Ring& ring,
-                                                   const Occurrence* found, uint32_t count,
-                                                   uint32_t column, bool active) {
+__device__ __forceinline__ Vec<float, N> sum_chunk(const RowGradientSource& source, Window& window,
+                                                   uint32_t start, uint32_t count, uint32_t column,
+                                                   bool active) {
+  const bool is_f32 = source.grad_output_type == kF32, has_max = source.argmax,
+             is_plain = !has_max && !(source.max_gradient < kInfinity);
   const uint32_t lane = threadIdx.x % 32, longest = __reduce_max_sync(kWarp, count),
-                 mine = active ? count : 0, places = source.argmax ? 2 : 1,
-                 at_once = kInFlight / places;
-  uint32_t half = 0;
-  const auto fetch = [&](uint32_t first, uint32_t to_half) {
+                 mine = active ? count : 0, at_once = has_max ? kInFlight / 2 : kInFlight,
+                 offset = column * (is_f32 ? 4 : 2);
+  const char* const* const gradients = window.gradients + start;
+  const Occurrence* const found = window.found + start;
+  uint4(*half)[32] = window.ring[0];
+  uint4(*other)[32] = window.ring[1];
+  const auto fetch = [&](uint32_t first, uint4(*to)[32]) {
+    const uint32_t end = min(mine, first + at_once);
 #pragma unroll
     for (uint32_t k = 0; k < kInFlight; ++k) {
-      const Occurrence& of = found[first + k];
-      if (k >= at_once || first + k >= mine || of.sample == kNone) continue;
-      void* const to = &ring[to_half][k * places][lane];
-      const void* const from = gradient_of(source, of, column);
-      if (source.grad_output_type == kF32) {
-        fetch_async<N>(static_cast<float*>(to), static_cast<const float*>(from));
+      if (first + k >= end) continue;
+      const void* const from = gradients[first + k] + offset;
+      if (is_f32) {
+        fetch_async<N>(reinterpret_cast<float*>(&to[k][lane]), static_cast<const float*>(from));
       } else {
-        fetch_async<N>(static_cast<f16*>(to), static_cast<const f16*>(from));
+        fetch_async<N>(reinterpret_cast<f16*>(&to[k][lane]), static_cast<const f16*>(from));
       }
-      if (of.within == kNone) continue;
-      fetch_async<N>(reinterpret_cast<uint32_t*>(&ring[to_half][k * places + 1][lane]),
-                     argmax_of(source, of, column));
+      if (!has_max || found[first + k].within == kNone) continue;
+      fetch_async<N>(reinterpret_cast<uint32_t*>(&to[(k + kInFlight / 2) % kInFlight][lane]),
+                     argmax_of(source, found[first + k], column));
     }
     commit_copies();
   };
@@ -562,18 +573,36 @@ __device__ __forceinline__ Vec<float, N> sum_chunk(const RowGradientSource& sour
   fetch(0, half);
 #pragma unroll 1
   for (uint32_t first = 0; first < longest; first += at_once) {
-    fetch(first + at_once, half ^ 1);
+    fetch(first + at_once, other);
     wait_for_copies<1>();
-#pragma unroll 1
-    for (uint32_t k = 0; k < at_once && first + k < mine; ++k) {
-      const Occurrence& of = found[first + k];
-      if (of.sample == kNone) continue;
-      const uint4(*const at)[32] = &ring[half][k * places];
-      add_gradient(source, sum, of.factor,
-                   load_gradient<N>(source, of, &at[0][lane],
-                                    reinterpret_cast<const uint32_t*>(&at[1][lane])));
+    const uint32_t end = min(mine, first + at_once);
+    const auto add = [&](auto plain) {
+#pragma unroll
+      for (uint32_t k = 0; k < kInFlight; ++k) {
+        if (first + k >= end) continue;
+        const Occurrence& of = found[first + k];
+        if constexpr (decltype(plain)::value) {
+          const Vec<float, N> gradient = load_as_f32<N>(source.grad_output_type, &half[k][lane]);
+#pragma unroll
+          for (int j = 0; j < N; ++j)
+            sum.at[j] = __fadd_rn(sum.at[j], __fmul_rn(of.factor, gradient.at[j]));
+        } else {
+          const uint4* const argmax = &half[(k + kInFlight / 2) % kInFlight][lane];
+          add_gradient(source, sum, of.factor,
+                       load_gradient<N>(source, of, &half[k][lane],
+                                        reinterpret_cast<const uint32_t*>(argmax)));
+        }
+      }
+    };
+    // Instructions count here: a hot batch has little else.
+    if (is_plain) {
+      add(Bool<true>{});
+    } else {
+      add(Bool<false>{});
     }
-    half ^= 1;
+    uint4(*const filled)[32] = other;
+    other = half;
+    half = filled;
   }
   return sum;
 }
@@ -611,7 +640,8 @@ __device__ __forceinline__ void for_chunks(const RowGradientSource& source, cons
     const uint32_t widest = __reduce_max_sync(kWarp, row.dim);
     const bool can_be_wide = !row.exists() || (row.is_wide && (is_stored || target.is_wide(row)));
     __syncwarp();
-    find_occurrences(source, first, begun, count, of_warp);
+    // Nobody uses the sums of a wrong order.
+    if (!find_occurrences(source, first, begun, count, of_warp)) return;
     __syncwarp();
     by_width(is_wide && can_be_wide, [&](auto width) {
       constexpr int N = decltype(width)::kElements;
@@ -619,8 +649,8 @@ __device__ __forceinline__ void for_chunks(const RowGradientSource& source, cons
         return of_warp.chunks[k < end ? of_warp.order[k] : kMostRuns];
       };
       const auto sum_of = [&](const Chunk& chunk, uint32_t column, bool active) {
-        return sum_chunk<N>(source, of_warp.ring, of_warp.found + (chunk.start - first) % kChunk,
-                            chunk.count(), column, active);
+        return sum_chunk<N>(source, of_warp, (chunk.start - first) % kChunk, chunk.count(), column,
+                            active);
       };
 #pragma unroll 1
       for (uint32_t k = 0; k < num_stored; k += groups) {

@@ -515,7 +515,6 @@ fn skew_makes_no_block_longer() {
     let [rows, chunks] = ["rows", "chunks"].map(|part| format!("sparse_update_update_{part}_f32"));
     assert!(zipf[&rows] <= once[&rows], "{zipf:?}, {once:?}");
     assert!(zipf[&chunks] <= 2 * chunk[&chunks], "{zipf:?}, {chunk:?}");
-    eprintln!("{zipf:?} {once:?} {chunk:?}");
 }
 
 /// Checks that no block takes longer for a hotter row: the longest block on 65,536 equal ids is
