@@ -38,7 +38,8 @@ pub(super) enum Kind {
     Number {
         /// The transform, unless it is the default.
         transform: Option<&'static str>,
-        bins: u32,
+        /// The number of bins and of knots; 0 for none.
+        pieces: u32,
     },
     Category {
         min_count: u32,
@@ -269,12 +270,12 @@ impl Context<'_> {
         let skewness = moment(3) / moment(2).powf(1.5);
         // The default compresses large numbers, which suits long tails.
         let transform = (skewness.abs() < 2.0).then_some("zscore");
-        let bins = match self.profile.rows {
+        let pieces = match self.profile.rows {
             0..200 => 0,
             200..2_000 => 16,
             _ => 64,
         };
-        Kind::Number { transform, bins }
+        Kind::Number { transform, pieces }
     }
 
     /// Returns the number of rows in which a value must occur to have a row of its own.

@@ -204,10 +204,10 @@ fn write_columns(lines: &mut Lines, profile: &Profile, guesses: &Guesses, derive
 fn line(profile: &Profile, guess: &Guess) -> String {
     let column = quoted(&profile.columns[guess.column].name);
     let settings = match &guess.kind {
-        Kind::Number { transform, bins } => {
+        Kind::Number { transform, pieces } => {
             let transform = transform.map(|name| format!(", transform = \"{name}\""));
-            let bins = (*bins > 0).then(|| format!(", bins = {bins}"));
-            [transform, bins].into_iter().flatten().collect()
+            let pieces = (*pieces > 0).then(|| format!(", bins = {pieces}, knots = {pieces}"));
+            [transform, pieces].into_iter().flatten().collect()
         }
         Kind::Category { min_count } => format!(", min_count = {min_count}"),
         Kind::List { separator, min_count } => {
