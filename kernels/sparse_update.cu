@@ -4,53 +4,69 @@
 //              which form one segment of the batch; then one step of an optimizer. The Rust side
 //              has the maths
 // Rust         src/ops/sparse_update.rs, src/backend/cuda/sparse_update.rs
-// Entries      sparse_update_{chunks,runs,starts,reduce,interleave,add},
-//              sparse_update_{update,apply}_{f32,f16,bf16}
-// Algorithm    1. A segment is cut into chunks of 64 occurrences. `chunks` sums all of them except
-//                 for the segment's first chunk, one chunk per warp, so that a hot row does not
-//                 keep one group busy while others wait.
-//              2. `runs` sums runs of 64 chunks, of 64 times 64, and so on, again except for
-//                 the first of each segment, from the sums of the next shorter runs: one launch for
-//                 each level of the reduction tree that there could be. For each level the batch is
-//                 cut into windows as long as its runs. At most one of these runs begins in a
-//                 window, since they begin at least their length apart. The window's number is the
-//                 place of the run's sum, so that no prefix sum must assign places.
-//              3. `update` and `reduce` assign a group of lanes to each row: a power of two, at
-//                 most a warp, with vectorised loads of four columns per lane where the rows are
-//                 aligned.
-//              4. A warp looks up 32 rows at once, one per lane, and keeps them in shared memory.
-//                 Rows with few occurrences are limited by the chain of loads from row to
-//                 occurrence to sample to gradient, and so 32 chains overlap. While a group sums
-//                 one row, it prefetches the weights and gradients of the next one into L2.
-//              5. A group adds the occurrences of the first chunk in order. The first kKnown come
-//                 with the row; each lane looks up one of the others, and warp shuffles broadcast
-//                 them. The groups of a warp stay converged, since shuffles with a partial mask
-//                 cost several times as much as those of whole warps.
-//              6. The group then adds at most 63 sums of each level of the tree. The order of all
-//                 additions is that of the CPU.
-//              7. `starts` finds where the rows and the values of each table begin in a sparse
+// Entries      sparse_update_{update_rows,update_chunks,apply}_{f32,f16,bf16},
+//              sparse_update_{reduce_rows,reduce_chunks,runs,starts,interleave,add}
+// Algorithm    1. A segment is cut into chunks of 64 occurrences. A batch is skewed: most rows
+//                 occur once or twice, some often, few very often. `chunks`, here and below that of
+//                 `update` and of `reduce`, takes the rows of more than kFew occurrences, and
+//                 `rows` all others, so that a warp has neither long loops nor groups that wait for
+//                 one.
+//              2. `chunks` cuts the batch into windows of 64 occurrences, one warp each, which
+//                 takes the chunks that begin in its window: at most 17, with at most 127
+//                 occurrences, whatever the skew. A warp looks up these chunks, and then all their
+//                 occurrences, at once, since each look-up is a chain of dependent loads. It
+//                 prefetches all their gradients into L2.
+//              3. Its groups of lanes sum a chunk each. cp.async copies the gradients to shared
+//                 memory, up to eight at once for each lane, which need no registers there.
+//              4. A row of one chunk takes its step at once. Storing its sum for another kernel
+//                 would cost 8 D bytes for each row, and a place for each four ids: a quarter of
+//                 the gradients' size. The sums of the chunks of hotter rows are stored. At most
+//                 one first chunk of such a row begins in a window, and at most one later chunk, so
+//                 that the window's number is the place of either, and no prefix sum must assign
+//                 places.
+//              5. `runs` sums runs of 64 chunks, of 64 times 64, and so on, except for the first of
+//                 each segment, from the sums of the next shorter runs: one launch for each level
+//                 of the reduction tree that there could be, with windows as long as its runs.
+//              6. `rows` assigns a group of lanes to each row: a power of two, at most a warp, with
+//                 vectorised loads of four columns per lane where the rows are aligned.
+//              7. A warp looks up 32 rows at once, one per lane, and keeps those that it takes,
+//                 with their few occurrences, in shared memory. They are limited by the chain of
+//                 loads from row to occurrence to sample to gradient, and so 32 chains overlap.
+//                 While a group sums one row, it prefetches the weights and gradients of the next
+//                 one into L2. The groups of a warp stay converged, since shuffles with a partial
+//                 mask cost several times as much as those of whole warps.
+//              8. For a hot row the group adds the sum of its first chunk and at most 63 sums of
+//                 each level of the tree. The order of all additions is that of the CPU.
+//              9. `starts` finds where the rows and the values of each table begin in a sparse
 //                 gradient. Rows of a table have equal lengths, so this gives `reduce` and `add`
 //                 the place of every row, without a prefix sum over rows.
-//              8. `apply` makes the step of `update` from a sparse gradient. A group takes one row
-//                 at a time, without step 4, since one load, of its start, leads to a row's values.
-//              9. To add two gradients, `interleave` merges two sorted lists: the place of a row is
+//             10. `apply` makes the step of `update` from a sparse gradient. A group takes one row
+//                 at a time, without step 7, since one load, of its start, leads to a row's values.
+//             11. To add two gradients, `interleave` merges two sorted lists: the place of a row is
 //                 its number plus the number of rows of the other list before it. index_sort's
 //                 kernel numbers the merged rows, and `add` sums the one or two sources of each.
-// Mapping      update, reduce, here groups of 4 lanes for rows of 16 columns:
+// Mapping      rows, here groups of 4 lanes for rows of 16 columns:
 //                look-up   lane l        -> row first + l * warps
 //                sum       lanes  0 .. 3 -> row 0, then row  8, 16, 24 of the 32
 //                          lanes  4 .. 7 -> row 1, then row  9, 17, 25
 //                          lane l of the group -> columns 4 l .. 4 l + 3
 //              add, apply: group g -> row g; interleave: thread t -> row t; starts: t -> table t
-//              chunks, runs, where w = 1 << shift; one warp per window:
+//              chunks, one warp per window w of 64 occurrences, groups as above:
+//                windows      |    w - 1    |         w         |    w + 1    |
+//                segments     ..   hot row            | a |b|    c    | ..
+//                chunks of w  ..  chunk of w - 1 | hot | a | |    c    |   b has few occurrences
+//                look-up      lane l -> rows l, 32 + l; occurrences l, 32 + l, 64 + l, 96 + l
+//                sum          group g -> chunk g, g + groups, .. : first those that are stored
+//              runs, where w = 1 << shift; one warp per window:
 //                occurrences  0       w      2w      3w      4w
 //                windows      |   0   |   1   |   2   |   3   |
 //                segment          | first | run 1 | run 2 |..  run 1 begins in window 1
-// Launch       block 256; update, reduce: as many blocks as run at the same time, at most enough
+// Launch       block 256, chunks 128; rows: as many blocks as run at the same time, at most enough
 //              for all rows that there could be; the others: enough for all rows or windows that
 //              there could be, at most 8192. These are grid-stride loops. starts: one block
 // Bytes        as bytes_moved(), which counts a row for each id that names it, and the sums of runs
-//              of hot rows written and read once; the least traffic counts each distinct row once
+//              of hot rows written and read once; the least traffic counts each distinct row once.
+//              `chunks` besides reads about 75 sectors for each window, in which it finds its rows
 // Requires     vectorised loads of four elements where rows, and their columns in the gradient,
 //              begin at multiples of four elements, else one element at a time. The gradient of the
 //              output may be of 16 bits: its type is a parameter. The order of the batch is not
@@ -58,10 +74,11 @@
 // Numerics     f32, every product, sum, quotient and root rounded separately, in one order: the
 //              same bits for any launch, and on the CPU. A loss scale is divided out of the sum of
 //              a row, which rounds nothing above the subnormal numbers
-// Measured     NVIDIA H200, 2026-11-27, f32, one id a bag: D 128 B 65536, SGD 718 us (uniform), 547
-//              us (Zipf), row-wise Adagrad 865 and 565 us; D 64 B 2048, SGD 26 us (uniform),
-//              48 us (Zipf). Not yet measured: the share of stream (copy), Adagrad, Adam, tables
-//              and gradients of 16 bits, FBGEMM's shape
+// Measured     NVIDIA H200, 2026-11-27, f32, one id a bag, when `rows` summed all first chunks: D
+//              128 B 65536, SGD 718 us (uniform), 547 us (Zipf), row-wise Adagrad 865 and 565 us; D
+//              64 B 2048, SGD 26 us (uniform), 48 us (Zipf). Since then compiled and emulated, not
+//              yet measured. Not yet measured at all: the share of stream (copy), Adagrad, Adam,
+//              tables and gradients of 16 bits, FBGEMM's shape
 
 #include "common/optimizer.cuh"
 #include "common/philox.cuh"
@@ -74,40 +91,6 @@
 // not the runs of occurrences.
 constexpr uint32_t kRun = 32;
 
-// Stores the sum of a run in L2, from where any multiprocessor reads it next. The vectorised store
-// is spelled out, since the compiler would merge the stores of both widths into single elements.
-template <int N>
-__device__ __forceinline__ void store_sum(float* to, const Vec<float, N>& sum) {
-  if constexpr (N == 4) {
-    __stcg(reinterpret_cast<float4*>(to), make_float4(sum.at[0], sum.at[1], sum.at[2], sum.at[3]));
-  } else {
-    *to = sum.at[0];
-  }
-}
-
-// Sums the chunks of each row, except for the row's first chunk, into the places of their windows.
-// A warp takes one window at a time; its lanes share the columns.
-extern "C" __global__ void __launch_bounds__(kThreads, 2)
-    sparse_update_chunks(const __grid_constant__ SparseUpdateChunks p) {
-  const RowGradientSource& source = p.source;
-  const uint32_t num_rows = num_rows_of(source);
-  if (num_rows == 0) return;
-  const Group group = group_of_thread(32);
-  for_each(num_windows_of(source, kChunkBits), 32, [&](uint64_t window) {
-    const Run chunk = run_in_window(source, num_rows, window, kChunkBits);
-    if (!chunk.row.exists()) return;
-    by_width(source.is_wide && chunk.row.is_wide, [&](auto width) {
-      constexpr int N = decltype(width)::kElements;
-      for_each_column<N>(group, chunk.row.dim, chunk.row.dim, [&](uint32_t column, bool active) {
-        Vec<float, N> sum = negative_zero<N>();
-        add_chunk<N, 2 * kInFlight>(source, group, sum, chunk.row, chunk.start, chunk.count(),
-                                    column, active);
-        if (active) store_sum(source.run_sums + window * source.run_sums_ld + column, sum);
-      });
-    });
-  });
-}
-
 // Sums one level of the reduction tree: the runs of `1 << shift` occurrences of each row, except
 // for the row's first run. The summands are the sums of the next shorter runs at `shorter_sums`;
 // each result goes to the place of its window. A warp takes one window at a time, as in `chunks`.
@@ -115,7 +98,7 @@ extern "C" __global__ void __launch_bounds__(kThreads, 2)
     sparse_update_runs(const __grid_constant__ SparseUpdateRuns p) {
   const RowGradientSource& source = p.source;
   const uint32_t num_rows = num_rows_of(source), shorter = p.shift - kChunkBits;
-  if (num_rows == 0) return;
+  if (num_rows == 0 || is_shut(p.control)) return;
   const Group group = group_of_thread(32);
   for_each(num_windows_of(source, p.shift), 32, [&](uint64_t window) {
     const Run run = run_in_window(source, num_rows, window, p.shift);
@@ -346,30 +329,29 @@ extern "C" __global__ void __launch_bounds__(kThreads)
   *p.counts = count;
 }
 
-// Writes the gradient of each row into a sparse gradient. A group of lanes takes one row at a time.
-extern "C" __global__ void __launch_bounds__(kThreads, 2)
-    sparse_update_reduce(const __grid_constant__ SparseUpdateReduce p) {
-  const RowGradientSource& source = p.source;
+// Writes gradients of rows into a sparse gradient. `for_rows(group, is_wide, target, work)` calls
+// `work` for the rows, as `for_each_row` does.
+template <typename ForRows>
+__device__ __forceinline__ void reduce(const SparseUpdateReduce& p, ForRows for_rows) {
   const Group group = group_of_thread(p.lanes);
-  const bool is_wide_gradient = source.is_wide && is_aligned(p.values, 16);
-  for_each_row(
-      source, group, is_wide_gradient, min(num_rows_of(source), p.capacity), NoTarget{},
-      [&](auto width, const RowBatch& batch, uint32_t k, const KnownRow& known) {
-        constexpr int N = decltype(width)::kElements;
-        const Row& row = known.row;
-        const Place place = row.exists() ? p.places[row.table] : Place{};
-        const uint64_t start = place.start + (k - place.row) * row.dim;
-        // A wrong order could place values outside of the gradient.
-        const bool has_room = row.exists() && place.row <= k && start + row.dim <= p.num_values;
-        if (has_room && group.lane == 0) {
-          p.grad_rows[k] = source.rows[k];
-          p.starts[k] = start;
-        }
-        for_each_column<N>(group, batch.widest, row.dim, [&](uint32_t column, bool active) {
-          const Vec<float, N> sum = sum_row<N>(source, group, batch, known, column, active);
-          if (active && has_room) store_any(p.values + start + column, sum.at);
-        });
-      });
+  const auto write = [&](auto width, uint32_t widest, const Row& row, const RowState&,
+                         auto gradient) {
+    constexpr int N = decltype(width)::kElements;
+    const Place place = row.exists() ? p.places[row.table] : Place{};
+    const uint64_t start = place.start + (row.index - place.row) * row.dim;
+    // A wrong order could place values outside of the gradient.
+    const bool has_room = row.exists() && row.index < p.capacity && place.row <= row.index &&
+                          start + row.dim <= p.num_values;
+    if (has_room && group.lane == 0) {
+      p.grad_rows[row.index] = p.source.rows[row.index];
+      p.starts[row.index] = start;
+    }
+    for_each_column<N>(group, widest, row.dim, [&](uint32_t column, bool active) {
+      const Vec<float, N> sum = gradient(column, active);
+      if (active && has_room) store_any(p.values + start + column, sum.at);
+    });
+  };
+  for_rows(group, p.source.is_wide && is_aligned(p.values, 16), NoTarget{}, write);
 }
 
 // Merges the sorted rows of two gradients, one thread per row. Each row keeps its source, a number
@@ -397,7 +379,7 @@ extern "C" __global__ void __launch_bounds__(kThreads)
     sparse_update_add(const __grid_constant__ SparseUpdateAdd p) {
   const Group group = group_of_thread(p.lanes);
   for_each(*p.out_count, p.lanes, [&](uint64_t k) {
-    const Row row = row_at(p.tables, p.num_tables, p.rows[k]);
+    const Row row = row_at(p.tables, p.num_tables, p.rows, uint32_t(k));
     if (!row.exists()) return;
     const uint32_t dim = row.dim;
     const Place place = p.places[row.table];
@@ -424,21 +406,18 @@ extern "C" __global__ void __launch_bounds__(kThreads)
   });
 }
 
-// Makes an optimizer step on the rows of a sorted batch.
-template <typename E>
-__device__ __forceinline__ void update(const SparseUpdateUpdate<E>& p) {
+// Makes an optimizer step on rows of a sorted batch. `for_rows(group, is_wide, target, work)` calls
+// `work` for the rows, as `for_each_row` does.
+template <typename E, typename ForRows>
+__device__ __forceinline__ void update(const SparseUpdateUpdate<E>& p, ForRows for_rows) {
   if (is_shut(p.control)) return;
   const Target<E> target = {p.source.tables, p.target, p.step, p.control.values};
   const Group group = group_of_thread(p.lanes);
-  const auto update_row = [&](auto width, const RowBatch& batch, uint32_t, const KnownRow& known) {
-    constexpr int N = decltype(width)::kElements;
-    const auto gradient = [&](uint32_t column, bool active) {
-      return sum_row<N>(p.source, group, batch, known, column, active);
-    };
-    step_row<N>(target, group, batch.widest, known.row, known.state, gradient);
+  const auto step = [&](auto width, uint32_t widest, const Row& row, const RowState& state,
+                        auto gradient) {
+    step_row<decltype(width)::kElements>(target, group, widest, row, state, gradient);
   };
-  for_each_row(p.source, group, p.source.is_wide && p.target.is_wide, num_rows_of(p.source), target,
-               update_row);
+  for_rows(group, p.source.is_wide && p.target.is_wide, target, step);
 }
 
 // Makes an optimizer step on the rows of a sparse gradient.
@@ -453,7 +432,7 @@ __device__ __forceinline__ void apply(const SparseUpdateApply<E>& p) {
   // row have none.
   const uint32_t count = min(*p.counts, p.capacity), groups = 32 / p.lanes;
   for_each((uint64_t(count) + groups - 1) / groups * groups, p.lanes, [&](uint64_t k) {
-    Row row = k < count ? row_at(p.tables, p.num_tables, p.rows[k]) : Row{};
+    Row row = k < count ? row_at(p.tables, p.num_tables, p.rows, uint32_t(k)) : Row{};
     const uint64_t start = k < count ? p.starts[k] : 0;
     if (start > p.num_values || p.num_values - start < row.dim) row = {};
     const RowState state = row.exists() ? target.state(row) : RowState{};
@@ -470,16 +449,35 @@ __device__ __forceinline__ void apply(const SparseUpdateApply<E>& p) {
   });
 }
 
-// Three blocks per multiprocessor leave a thread of `update` at most 80 registers. It spills none,
-// and more warps hide more of the latency of its loads.
-#define INSTANTIATE(E)                                                            \
-  extern "C" __global__ void __launch_bounds__(kThreads, 3)                       \
-      sparse_update_update_##E(const __grid_constant__ SparseUpdateUpdate<E> p) { \
-    update(p);                                                                    \
-  }                                                                               \
-  extern "C" __global__ void __launch_bounds__(kThreads, 2)                       \
-      sparse_update_apply_##E(const __grid_constant__ SparseUpdateApply<E> p) {   \
-    apply(p);                                                                     \
+// 24 warps per multiprocessor leave a thread at most 80 registers. It spills none, and more warps
+// hide more of the latency of its loads.
+#define BOUNDS_OF_rows __launch_bounds__(kThreads, 3)
+#define BOUNDS_OF_chunks __launch_bounds__(kChunkThreads, 6)
+
+#define INSTANTIATE_REDUCE(PART)                                                     \
+  extern "C" __global__ void BOUNDS_OF_##PART sparse_update_reduce_##PART(           \
+      const __grid_constant__ SparseUpdateReduce p) {                                \
+    reduce(p, [&](const Group& group, bool is_wide, const auto& target, auto work) { \
+      for_##PART(p.source, group, is_wide, target, work);                            \
+    });                                                                              \
+  }
+INSTANTIATE_REDUCE(rows)
+INSTANTIATE_REDUCE(chunks)
+
+#define INSTANTIATE_UPDATE(PART, E)                                                  \
+  extern "C" __global__ void BOUNDS_OF_##PART sparse_update_update_##PART##_##E(     \
+      const __grid_constant__ SparseUpdateUpdate<E> p) {                             \
+    update(p, [&](const Group& group, bool is_wide, const auto& target, auto work) { \
+      for_##PART(p.source, group, is_wide, target, work);                            \
+    });                                                                              \
+  }
+
+#define INSTANTIATE(E)                                                          \
+  INSTANTIATE_UPDATE(rows, E)                                                   \
+  INSTANTIATE_UPDATE(chunks, E)                                                 \
+  extern "C" __global__ void __launch_bounds__(kThreads, 2)                     \
+      sparse_update_apply_##E(const __grid_constant__ SparseUpdateApply<E> p) { \
+    apply(p);                                                                   \
   }
 INSTANTIATE(f32)
 INSTANTIATE(f16)

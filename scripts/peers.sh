@@ -15,11 +15,11 @@ if [ ! -e "$peers/READY" ]; then
     "$peers/bin/pip" install --quiet --no-deps fbgemm-gpu-cpu==1.9.0 torchrec==1.9.2 >&2
     touch "$peers/READY"
 fi
-if [ ! -e "$peers/ADAPTERS-1" ]; then
+if [ ! -e "$peers/ADAPTERS-2" ]; then
     "$peers/bin/pip" install --quiet \
         maturin==1.16.0 mypy==2.4.1 pytest==9.2.0 polars==2.1.0 pyarrow==26.0.1 \
         scikit-learn==1.9.1 safetensors==0.8.0 onnx==1.23.2 onnxruntime==1.32.0 jax==0.10.2 \
-        apache-tvm-ffi==0.1.15.post2 jax-tvm-ffi==0.1.3 >&2
-    touch "$peers/ADAPTERS-1"
+        apache-tvm-ffi==0.1.15.post2 jax-tvm-ffi==0.1.3 tensorboard==2.21.0 >&2
+    touch "$peers/ADAPTERS-2"
 fi
 echo "$peers/bin/python"

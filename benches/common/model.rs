@@ -36,7 +36,8 @@ pub struct Model {
 /// A batch on the host with one id in each bag.
 pub struct HostBatch {
     dense: Vec<f32>,
-    indices: Vec<i64>,
+    /// As the program has them: half as many bytes as on the device, where peers have 64 bits.
+    indices: Vec<u32>,
     offsets: Vec<i64>,
     labels: Vec<f32>,
 }
@@ -96,9 +97,10 @@ impl HostBatch {
     pub fn new(model: &Model, ids: Ids, set: usize) -> Self {
         let (batch_size, tables) = (model.batch_size, &model.config.tables);
         let of_table = |(t, table): (usize, &Table)| {
-            ids_of(ids, table.num_embeddings, batch_size, (set * 64 + t) as u64)
+            let ids = ids_of(ids, table.num_embeddings, batch_size, (set * 64 + t) as u64);
+            ids.into_iter().map(|id| id as u32)
         };
-        let indices: Vec<i64> = tables.par_iter().enumerate().flat_map_iter(of_table).collect();
+        let indices: Vec<u32> = tables.par_iter().enumerate().flat_map_iter(of_table).collect();
         let mut random = SmallRng::seed_from_u64(set as u64);
         Self {
             dense: values(batch_size * model.config.num_dense, set as u64 + 1),
@@ -108,7 +110,7 @@ impl HostBatch {
         }
     }
 
-    pub fn view(&self) -> BatchView<'_, Host, i64> {
+    pub fn view(&self) -> BatchView<'_, Host, u32> {
         let batch_size = self.labels.len();
         BatchView::new(
             Matrix::contiguous(&self.dense[..], batch_size, self.dense.len() / batch_size),
@@ -120,7 +122,10 @@ impl HostBatch {
     pub fn upload<B: Device>(&self, device: &B) -> DeviceBatch<B> {
         DeviceBatch {
             dense: upload(device, &self.dense),
-            indices: upload(device, &self.indices),
+            indices: upload(
+                device,
+                &self.indices.iter().copied().map(i64::from).collect::<Vec<_>>(),
+            ),
             offsets: upload(device, &self.offsets),
             labels: upload(device, &self.labels),
         }

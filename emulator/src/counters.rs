@@ -1,6 +1,6 @@
 //! The counters of kernels: for each instruction, source line and block.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use crate::ir::Kernel;
@@ -102,6 +102,25 @@ pub struct KernelCounts {
     pub lines: Vec<LineCounts>,
     /// The warp instructions of each block of the last launch, by the index of the block.
     pub block_instructions: Vec<u64>,
+    /// The traffic that a launch cannot avoid; see [`Config::footprints`](crate::Config).
+    pub footprint: Footprint,
+}
+
+/// The distinct 32-byte sectors of global memory that each launch touches, summed over launches:
+/// the traffic of memory behind a cache that holds all of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Footprint {
+    /// The sectors that are read.
+    pub read: u64,
+    /// The sectors that are written, or changed by an atomic operation.
+    pub written: u64,
+}
+
+impl Footprint {
+    /// Returns the bytes of all sectors.
+    pub fn bytes(&self) -> u64 {
+        (self.read + self.written) * 32
+    }
 }
 
 /// The counts of one kernel as they are collected: `code` has an element for each instruction.
@@ -110,6 +129,7 @@ pub(crate) struct Collected {
     pub(crate) launches: u64,
     pub(crate) code: Vec<Counts>,
     pub(crate) blocks: Vec<u64>,
+    pub(crate) footprint: Footprint,
 }
 
 impl Collected {
@@ -134,6 +154,7 @@ impl Collected {
             total,
             lines: lines.into_iter().map(line).collect(),
             block_instructions: self.blocks.clone(),
+            footprint: self.footprint,
         }
     }
 }
@@ -142,9 +163,16 @@ impl Collected {
 #[derive(Default)]
 pub(crate) struct Sectors {
     seen: Vec<(u64, u32)>,
+    /// The sectors that the launch has read and those that it has written, if they are collected.
+    of_launch: Option<[HashSet<u64>; 2]>,
 }
 
 impl Sectors {
+    /// Returns the sectors of a request of a launch whose footprint is wanted or not.
+    pub(crate) fn new(footprint: bool) -> Self {
+        Self { of_launch: footprint.then(Default::default), ..Self::default() }
+    }
+
     pub(crate) fn clear(&mut self) {
         self.seen.clear();
     }
@@ -167,15 +195,26 @@ impl Sectors {
         }
     }
 
-    /// Adds the request to the counts of its instruction.
-    pub(crate) fn count(&self, counts: &mut Counts) {
+    /// Adds the request to the counts of its instruction and to the footprint of the launch.
+    pub(crate) fn count(&mut self, counts: &mut Counts, write: bool) {
         if self.seen.is_empty() {
             return;
+        }
+        if let Some(of_launch) = &mut self.of_launch {
+            of_launch[usize::from(write)].extend(self.seen.iter().map(|(sector, _)| sector));
         }
         counts.global_requests += 1;
         counts.sectors += self.seen.len() as u64;
         let bytes: u64 = self.seen.iter().map(|(_, bytes)| u64::from(bytes.count_ones())).sum();
         counts.ideal_sectors += bytes.div_ceil(32);
+    }
+
+    /// Adds the footprint of the launch to `footprint`.
+    pub(crate) fn add_footprint(&self, footprint: &mut Footprint) {
+        if let Some([read, written]) = &self.of_launch {
+            footprint.read += read.len() as u64;
+            footprint.written += written.len() as u64;
+        }
     }
 }
 

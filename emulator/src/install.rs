@@ -12,7 +12,7 @@ use std::sync::OnceLock;
 
 use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_LAZY, RTLD_LOCAL, RTLD_NOW};
 
-use crate::counters::{Counts, KernelCounts, LineCounts};
+use crate::counters::{Counts, Footprint, KernelCounts, LineCounts};
 use crate::driver::{Setting, asked, lacking};
 use crate::exec::{Config, Schedule};
 
@@ -230,6 +230,7 @@ impl Emulator {
         self.set(Setting::Uninitialised, config.uninitialised.into());
         self.set(Setting::ShufflesOrderMemory, config.shuffles_order_memory.into());
         self.set(Setting::SameValueStores, config.same_value_stores.into());
+        self.set(Setting::Footprints, config.footprints.into());
         self.set(Setting::StepLimit, config.step_limit);
     }
 
@@ -345,6 +346,9 @@ fn parse_counters(text: &str) -> Vec<KernelCounts> {
             }),
             (["blocks", rest @ ..], Some(kernel)) => {
                 kernel.block_instructions = rest.iter().map(|f| number(f)).collect()
+            }
+            (["footprint", read, written], Some(kernel)) => {
+                kernel.footprint = Footprint { read: number(read), written: number(written) };
             }
             (["line", file, line, rest @ ..], Some(kernel)) => {
                 let line = line.parse().unwrap_or(0);

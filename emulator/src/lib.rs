@@ -54,7 +54,7 @@ mod ir;
 mod ptx;
 mod values;
 
-pub use counters::{Counts, KernelCounts, LineCounts};
+pub use counters::{Counts, Footprint, KernelCounts, LineCounts};
 pub use device::{AccessError, Device, KernelId, LaunchError, ModuleId};
 pub use exec::{Config, Grid, Schedule};
 pub use fault::{Fault, FaultKind};

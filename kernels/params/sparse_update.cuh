@@ -13,6 +13,12 @@ constexpr int kThreads = 256;
 constexpr uint32_t kChunkBits = 6;
 // The number of occurrences in a chunk, which are summed in order.
 constexpr uint32_t kChunk = 1 << kChunkBits;
+// The number of occurrences that are looked up together with their row. Rows with more, but at most
+// a chunk, are left to the kernels that sum chunks.
+constexpr uint32_t kFew = 3;
+// The number of threads in a block that sums chunks. Such blocks need much shared memory, and small
+// ones leave less of it over.
+constexpr int kChunkThreads = 128;
 
 // The order of a batch and the gradient of its pooled output, from which the gradient of rows is
 // summed.
@@ -37,8 +43,11 @@ struct RowGradientSource {
   const void* grad_output;
   // The position in its bag of each maximum, or null.
   const uint32_t* argmax;
-  // The sums of runs of kChunk occurrences, a row of `run_sums_ld` elements for each window of as
-  // many occurrences; behind them those of longer runs.
+  // The sums of the first chunks of rows with more than one, a row of `run_sums_ld` elements for
+  // each window of kChunk occurrences. At most one of them begins in a window.
+  float* first_sums;
+  // The sums of other chunks, a row of `run_sums_ld` elements for each window; behind them those of
+  // longer runs, with windows as long as these.
   float* run_sums;
   // The bags of the batch. Their offsets are read for max pooling only.
   Bags bags_of_ids;
@@ -88,17 +97,13 @@ struct Place {
   uint64_t start;
 };
 
-// The parameters of the sums of chunks, the first level of the reduction tree.
-struct SparseUpdateChunks {
-  RowGradientSource source;
-};
-
 // The parameters of the sums of runs of `1 << shift` occurrences, from those of the next shorter
 // runs.
 struct SparseUpdateRuns {
   RowGradientSource source;
   const float* shorter_sums;
   float* sums;
+  StepPointers control;
   uint32_t shift;
 };
 

@@ -46,7 +46,8 @@ class Classifier:
     learning_rate, optimizer: the rate and the kind (`"sgd"`, `"adagrad"`, `"rowwise_adagrad"`,
         `"adam"`) for tables and layers; the defaults of the program unless given.
     epochs, batch_size: the passes over the rows, and the rows of a step.
-    patience: the number of epochs without a better validation score after which training stops.
+    patience: the number of evaluations without a better validation score after which training
+        stops.
     members: the number of models whose mean probability is predicted.
     validation_fraction: the share of the rows that stop training if there is no `eval_set`.
     model, train: further settings of the program's `[model]` and `[train]`.
@@ -204,7 +205,7 @@ class Classifier:
             out,
             device=self.device,
             threads=threads,
-            on_epoch=_print_epoch if self.verbose else None,
+            on_evaluation=_print_evaluation if self.verbose else None,
         )
         shutil.rmtree(rows)
         self._folder = folder
@@ -278,8 +279,8 @@ class Classifier:
                         results[part][metric].append(record[key][metric])
         self.evals_result_ = results
         self.best_epoch_ = progress["best_epoch"]
-        best = [record for record in progress["history"] if record["epoch"] == self.best_epoch_]
-        self.best_score_ = (best[0]["validation"] or best[0]["train"]) if best else None
+        best = [record for record in progress["history"] if record["best"]]
+        self.best_score_ = (best[-1]["validation"] or best[-1]["train"]) if best else None
 
     def _check_fitted(self) -> None:
         if not hasattr(self, "_model"):
@@ -361,8 +362,8 @@ class Classifier:
         return copy
 
     def plot(self) -> Curves:
-        """Returns the curves of the training, which a notebook shows: log-loss and AUC after each
-        epoch."""
+        """Returns the curves of the training, which a notebook shows: log-loss and AUC at each
+        evaluation."""
         self._check_fitted()
         report = Path(self._path) / "report.html"
         text = report.read_text() if report.exists() else ""
@@ -460,10 +461,11 @@ def _plain(value: Any) -> Any:
     return value.item() if hasattr(value, "item") else list(value)
 
 
-def _print_epoch(record: str) -> None:
-    epoch = json.loads(record)
-    name = "training" if epoch["validation"] is None else "validation"
-    metrics = epoch["validation"] or epoch["train"]
+def _print_evaluation(record: str) -> None:
+    measured = json.loads(record)
+    name = "training" if measured["validation"] is None else "validation"
+    metrics = measured["validation"] or measured["train"]
     auc = "–" if metrics["auc"] is None else f"{metrics['auc']:.4f}"
-    mark = "  *" if epoch["best"] else ""
-    print(f"epoch {epoch['epoch']}: {name} logloss {metrics['logloss']:.4f}, AUC {auc}{mark}")
+    mark = "  *" if measured["best"] else ""
+    passes = measured["epoch"] - 1 + measured["share_of_epoch"]
+    print(f"epoch {passes:.4g}: {name} logloss {metrics['logloss']:.4f}, AUC {auc}{mark}")

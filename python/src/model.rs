@@ -10,7 +10,7 @@ use std::time::Duration;
 use bagdot::data::{DataConfig, LabelUse, Note, Source};
 use bagdot::ops::Backend;
 use bagdot::train::{
-    Config, EpochRecord, Manifest, Observer, RunDir, TrainError, TrainedModel, Trainer,
+    Config, EvaluationRecord, Manifest, Observer, RunDir, TrainError, TrainedModel, Trainer,
 };
 use bagdot::{Cpu, Cuda};
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
@@ -49,7 +49,7 @@ fn device_of(py: Python<'_>, name: &str, threads: Option<usize>) -> PyResult<Dev
 
 /// An event of training.
 enum Event {
-    Epoch(Box<EpochRecord>),
+    Evaluation(Box<EvaluationRecord>),
     Note(String),
 }
 
@@ -65,8 +65,8 @@ impl Observer for Sender {
         let _ = self.events.send(Event::Note(note.to_string()));
     }
 
-    fn epoch(&mut self, record: &EpochRecord) {
-        let _ = self.events.send(Event::Epoch(Box::new(record.clone())));
+    fn evaluation(&mut self, record: &EvaluationRecord) {
+        let _ = self.events.send(Event::Evaluation(Box::new(record.clone())));
     }
 
     fn stop_requested(&self) -> bool {
@@ -94,10 +94,10 @@ fn fit<D: Backend>(
     Trainer::new(device, config, folder, dir, &mut sender)?.run(&mut sender).map(drop)
 }
 
-/// Trains a model by a configuration, a JSON text, and writes it to the directory `out`. `on_epoch`
-/// receives the record of each epoch as JSON. Returns the notes on the data.
+/// Trains a model by a configuration, a JSON text, and writes it to the directory `out`.
+/// `on_evaluation` receives the record of each evaluation as JSON. Returns the notes on the data.
 #[pyfunction]
-#[pyo3(signature = (config, folder, out, *, device="cpu", threads=None, on_epoch=None))]
+#[pyo3(signature = (config, folder, out, *, device="cpu", threads=None, on_evaluation=None))]
 pub(crate) fn train(
     py: Python<'_>,
     config: &str,
@@ -105,7 +105,7 @@ pub(crate) fn train(
     out: PathBuf,
     device: &str,
     threads: Option<usize>,
-    on_epoch: Option<&Bound<'_, PyAny>>,
+    on_evaluation: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<Vec<String>> {
     let config = config_of(config)?;
     let device = device_of(py, device, threads)?;
@@ -130,7 +130,7 @@ pub(crate) fn train(
                 notes.push(note);
                 Ok(())
             }
-            Ok(Event::Epoch(record)) => on_epoch.map_or(Ok(()), |call| {
+            Ok(Event::Evaluation(record)) => on_evaluation.map_or(Ok(()), |call| {
                 let json = serde_json::to_string(&record).unwrap_or_default();
                 call.call1((json,)).map(drop)
             }),

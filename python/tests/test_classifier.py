@@ -71,7 +71,7 @@ def test_it_learns(fitted, reviews):
 
 def test_curves(fitted, tmp_path):
     curves = fitted.plot()
-    assert len(curves.pictures) == 2 and "AUC per epoch" in curves._repr_html_()
+    assert len(curves.pictures) == 2 and "AUC by step" in curves._repr_html_()
     curves.save(tmp_path / "curves.svg")
     assert (tmp_path / "curves.svg").read_text().startswith("<svg")
     assert "<h2>Curves</h2>" in fitted.report()

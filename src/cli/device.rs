@@ -69,6 +69,15 @@ impl std::str::FromStr for DeviceChoice {
 }
 
 impl Common {
+    /// Lets the threads that gather batches for a device be as many as are asked for.
+    #[cfg(feature = "cuda")]
+    pub(super) fn limit_threads(&self) {
+        if let Some(threads) = self.threads {
+            // This fails only if the pool has started already, which then has all threads.
+            let _ = rayon::ThreadPoolBuilder::new().num_threads(threads.into()).build_global();
+        }
+    }
+
     /// Returns the CPU backend with the chosen number of threads.
     pub(super) fn cpu(&self) -> crate::Result<Cpu> {
         self.threads.map_or_else(Cpu::new, |threads| Cpu::with_threads(threads.into()))
@@ -88,6 +97,7 @@ macro_rules! on_device {
             }
             #[cfg(feature = "cuda")]
             $crate::cli::device::DeviceChoice::Cuda(number) => {
+                $common.limit_threads();
                 let $device = $crate::Cuda::with_gemm(number, $common.gemm.into())?;
                 $body
             }

@@ -20,7 +20,8 @@ const BATCH_SIZE: usize = 2048;
 /// The file is a safetensors file. It has `dense` ([rows, columns], f32), and for each sparse
 /// feature NAME the ids `NAME` ([rows], i64), or, if a row may have any number of ids,
 /// `NAME.values` and `NAME.offsets` ([rows + 1], i64): row `r` has the ids
-/// `values[offsets[r] .. offsets[r + 1]]`. With `--labels` it also has `label` ([rows], f32).
+/// `values[offsets[r] .. offsets[r + 1]]`. A number between knots is a position among the rows of
+/// its table, `NAME` ([rows], f32). With `--labels` it also has `label` ([rows], f32).
 #[derive(clap::Args, Debug)]
 #[command(after_help = "\
 Examples:

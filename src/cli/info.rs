@@ -4,12 +4,13 @@ use std::path::PathBuf;
 
 use super::device::{Common, on_device};
 use super::error::{CliError, CliResult};
+use super::roofline;
 use super::terminal::print_line;
 use crate::data::Shown;
 use crate::train::{Config, TrainedModel, memory_of};
 
 /// Print the devices and kernels that this program can use, the contents of a model directory, or
-/// the memory that training needs.
+/// the memory or the work of training.
 #[derive(clap::Args, Debug)]
 pub(super) struct Info {
     /// A model directory
@@ -18,6 +19,17 @@ pub(super) struct Info {
     /// device, in bytes
     #[arg(long, value_name = "CONFIG", conflicts_with = "model")]
     memory: Option<PathBuf>,
+    /// Print the least bytes and operations of each op of a training step and of a prediction, and
+    /// the times that GPUs are predicted to take: for the data and the model of a configuration
+    /// file, or for a published model: `kaggle`, `terabyte` or `mlperf`
+    #[arg(long, value_name = "CONFIG|MODEL", conflicts_with_all = ["model", "memory"])]
+    roofline: Option<String>,
+    /// The precision of the published model [default: bf16]
+    #[arg(long, value_enum, requires = "roofline")]
+    precision: Option<roofline::Precision>,
+    /// Compare with the times of the published model in a record, such as those of benches/record
+    #[arg(long, value_name = "FILE", requires = "roofline")]
+    record: Option<PathBuf>,
     #[command(flatten)]
     common: Common,
 }
@@ -30,6 +42,9 @@ impl Info {
                 memory_of(&device, &config, &folder).map_err(CliError::from)
             })?;
             return print_line(&plan.to_string());
+        }
+        if let Some(model) = &self.roofline {
+            return roofline::print(model, self.precision, self.record.as_deref());
         }
         let cpu = self.common.cpu()?;
         match &self.model {
@@ -59,8 +74,13 @@ impl Info {
                 }
                 let progress = &manifest.progress;
                 let state = if progress.finished { "finished" } else { "unfinished" };
+                let within = match progress.batches_done {
+                    0 => String::new(),
+                    steps => format!(" and {steps} steps"),
+                };
+                let best_step = progress.best().map_or(0, |record| record.step);
                 print_line(&format!(
-                    "{state}: {} epochs, best {}",
+                    "{state}: {} epochs{within}, best {} (step {best_step})",
                     progress.epochs_done, progress.best_epoch
                 ))?;
             }

@@ -13,6 +13,7 @@ mod info;
 mod init;
 mod output;
 mod predict;
+mod roofline;
 mod terminal;
 mod train;
 
@@ -37,14 +38,16 @@ Examples:
   bagdot train clicks.csv --label clicked          train with that configuration
   bagdot train examples/clothing.toml              train, and keep the model in runs/clothing
   bagdot train examples/clothing.toml --resume     go on after Ctrl-C
+  bagdot train new.toml --from runs/clothing       go on from this model with new rows
   bagdot eval runs/clothing                        measure it on the test rows
-  bagdot eval runs/clothing --data new.csv         measure it on other rows
+  bagdot eval runs/clothing new.csv                measure it on other rows
   bagdot predict runs/clothing new.csv             print one probability for each row
   bagdot export runs/clothing --format onnx --output clothing.onnx
                                                    write it for onnxruntime and others
   bagdot encode runs/clothing new.csv --output rows.safetensors
                                                    write rows as the inputs of clothing.onnx
   bagdot info --memory examples/clothing.toml      print the memory that training needs
+  bagdot info --roofline mlperf                    print what a step costs a GPU at least
   bagdot generate 100000 --output clicks.tsv       write synthetic rows
   bagdot help config                               list every key of a configuration
   bagdot help config data.dense.missing            explain one key

@@ -1,6 +1,6 @@
 //! `bagdot predict`
 
-use std::io::Write;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use super::device::{Common, on_device};
@@ -10,10 +10,10 @@ use super::output::Output;
 use super::terminal::{Bar, Signals};
 use crate::data::LabelUse;
 use crate::ops::Backend;
-use crate::train::TrainedModel;
+use crate::train::{Scored, TrainedModel};
 
 /// Print the probability of each row, one per line, in the order of the rows. The label's column
-/// may be absent.
+/// may be absent. `--columns id,user` writes these columns beside it.
 #[derive(clap::Args, Debug)]
 pub(super) struct Predict {
     /// A model directory
@@ -25,6 +25,9 @@ pub(super) struct Predict {
     /// Write to a file instead of standard output
     #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
+    /// Write CSV with a header: these columns of the rows as they were read, and `probability`
+    #[arg(long, value_name = "COLUMN", value_delimiter = ',')]
+    columns: Vec<String>,
     #[command(flatten)]
     common: Common,
 }
@@ -49,17 +52,18 @@ impl Predict {
         }
         let mut out = Output::open(self.output.as_deref(), &inputs)?;
         let mut bar = Bar::new(self.common.quiet);
-        let result = model.predict(
+        let mut needs_header = !self.columns.is_empty();
+        let result = model.predict_with(
             sources(&data),
             LabelUse::Optional,
             None,
-            |probabilities, _, (done, total)| {
+            &self.columns,
+            |scored: &Scored<'_>| {
+                let (done, total) = scored.bytes_read;
                 bar.show("predicting", done, total, true);
                 signals.check()?;
-                probabilities
-                    .iter()
-                    .try_for_each(|p| writeln!(out, "{p}"))
-                    .map_err(|error| out.fault(error))
+                let header = std::mem::take(&mut needs_header);
+                self.write(&mut out, header, scored).map_err(|error| out.fault(error))
             },
         );
         bar.clear();
@@ -69,6 +73,30 @@ impl Predict {
         }
         bar.report(&result?);
         out.finish()
+    }
+
+    /// Writes the rows of a batch.
+    fn write(&self, out: &mut Output, header: bool, scored: &Scored<'_>) -> io::Result<()> {
+        if header {
+            self.columns.iter().try_for_each(|name| write_field(out, name))?;
+            writeln!(out, "probability")?;
+        }
+        for (row, p) in scored.probabilities.iter().enumerate() {
+            let mut texts = (0..self.columns.len()).filter_map(|k| scored.texts.get(row, k));
+            texts.try_for_each(|text| write_field(out, text))?;
+            writeln!(out, "{p}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Writes a field of CSV (RFC 4180) and the comma after it. A field with blanks at its ends is
+/// quoted, too, since some readers remove them otherwise.
+fn write_field(out: &mut impl Write, text: &str) -> io::Result<()> {
+    let is_plain = !text.contains(['"', ',', '\n', '\r']) && text.trim() == text;
+    match is_plain {
+        true => write!(out, "{text},"),
+        false => write!(out, "\"{}\",", text.replace('"', "\"\"")),
     }
 }
 

@@ -13,7 +13,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 
 use super::error::{CliError, CliResult};
-use crate::data::{Coverage, Part, ReadReport, ShownLines};
+use crate::data::{Coverage, Part, ReadReport, Shown, ShownLines};
 use crate::train::Metrics;
 
 /// Prints a line on standard error.
@@ -175,17 +175,43 @@ fn is_ignored(signal: i32) -> bool {
     mask.is_some_and(|mask| mask >> (signal - 1) & 1 == 1)
 }
 
+/// Formats a figure; `-` stands for one that is not defined.
+pub(super) fn figure(value: Option<f64>) -> String {
+    // The sum turns -0.0 into 0.0.
+    value.map_or_else(|| "-".into(), |value| format!("{:.4}", (value * 1e4).round() / 1e4 + 0.0))
+}
+
+/// Prints a table on standard output: the first column to the left, the others to the right.
+pub(super) fn print_table(head: &[&str], rows: &[Vec<String>]) -> CliResult {
+    let head = head.iter().map(|name| name.to_string()).collect();
+    let lines: Vec<Vec<String>> = std::iter::once(&head)
+        .chain(rows)
+        .map(|cells: &Vec<String>| cells.iter().map(|cell| Shown(cell).to_string()).collect())
+        .collect();
+    let width = |column: usize| {
+        lines.iter().filter_map(|cells| cells.get(column)).map(|cell| cell.chars().count()).max()
+    };
+    let widths: Vec<usize> = (0..head.len()).map(|column| width(column).unwrap_or(0)).collect();
+    for cells in &lines {
+        let cell = |(column, (text, width)): (usize, (&String, &usize))| match column {
+            0 => format!("{text:<width$}"),
+            _ => format!("{text:>width$}"),
+        };
+        let cells: Vec<String> = cells.iter().zip(&widths).enumerate().map(cell).collect();
+        print_line(cells.join("  ").trim_end())?;
+    }
+    Ok(())
+}
+
 /// Formats the metrics of a set of rows in one line.
 pub(super) fn metrics_line(metrics: &Metrics) -> String {
-    let number =
-        |value: Option<f64>| value.map_or_else(|| "-".into(), |value| format!("{value:.4}"));
     let loss = metrics.loss.map(|loss| format!("  loss {loss:.4}")).unwrap_or_default();
     format!(
         "auc {}  logloss {:.4}{loss}  ne {}  calibration {}  accuracy {:.4}",
-        number(metrics.auc),
+        figure(metrics.auc),
         metrics.logloss,
-        number(metrics.ne),
-        number(metrics.calibration),
+        figure(metrics.ne),
+        figure(metrics.calibration),
         metrics.accuracy
     )
 }

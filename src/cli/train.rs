@@ -1,6 +1,6 @@
 //! `bagdot train`
 
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
 use super::device::{Common, on_device};
@@ -9,13 +9,16 @@ use super::init::{Syntax, draft};
 use super::terminal::{Bar, Signals, metrics_line, print_line, say};
 use crate::data::{Encoder, Note, Part, Splits};
 use crate::ops::{Backend, Loss};
-use crate::train::{Config, EpochRecord, Observer, Outcome, RunDir, TrainError, Trainer};
+use crate::train::{
+    Config, EvaluationRecord, EventFile, Observer, Outcome, ReportOptions, RunDir, TrainError,
+    Trainer,
+};
 
 /// Train a model by a configuration file, and measure it on the test rows.
 ///
-/// The model directory receives the model, `metrics.jsonl` with a line for each epoch, and
-/// `report.html` with curves. A model that is already there stays in use until the first epoch of
-/// the new one is over. It is then kept beside it as DIR~1, DIR~2, ….
+/// The model directory receives the model, `metrics.jsonl` with a line for each evaluation, and
+/// `report.html` with curves. A model that is already there stays in use until the new one is
+/// measured for the first time. It is then kept beside it as DIR~1, DIR~2, ….
 #[derive(clap::Args, Debug)]
 pub(super) struct Train {
     /// The configuration of data, model and training, as `bagdot init` writes it; see examples/.
@@ -33,6 +36,11 @@ pub(super) struct Train {
     /// the interruption
     #[arg(long)]
     resume: bool,
+    /// Go on from the model in this directory with the rows of the configuration: known values keep
+    /// their rows, new ones get new rows, and statistics of numbers stay. Optimizer and schedule
+    /// begin anew. With --resume, the run goes on from its own checkpoint
+    #[arg(long, value_name = "MODEL")]
+    from: Option<PathBuf>,
     /// The seed of the initial parameters and of the order of the rows
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
@@ -42,6 +50,12 @@ pub(super) struct Train {
     /// The number of rows of a step
     #[arg(long, value_name = "N")]
     batch_size: Option<usize>,
+    /// Also write the metrics of each evaluation for TensorBoard, into a file in this folder
+    #[arg(long, value_name = "DIR")]
+    tensorboard: Option<PathBuf>,
+    /// Measure at the end how much worse the model is if a column is shuffled, for the report
+    #[arg(long)]
+    importance: bool,
     /// Print one JSON object with the test figures on standard output
     #[arg(long)]
     json: bool,
@@ -112,9 +126,22 @@ impl Train {
                     "the run that was interrupted in {path} is now in {interrupted}"
                 ));
             }
-            Trainer::new(device, config, folder, dir, &mut screen)?
+            match &self.from {
+                Some(from) => {
+                    Trainer::continue_from(device, config, folder, dir, from, &mut screen)?
+                }
+                None => Trainer::new(device, config, folder, dir, &mut screen)?,
+            }
         };
-        let result = trainer.run(&mut screen);
+        let events = self.tensorboard.as_deref().map(|folder| {
+            let step = trainer.manifest().progress.step;
+            EventFile::create(folder, step).map_err(|source| CliError::Output {
+                name: format!("events in {}", folder.display()),
+                source,
+            })
+        });
+        screen.events = events.transpose()?;
+        let result = trainer.report_with(self.report()).run(&mut screen);
         screen.bar.clear();
         let outcome = result.map_err(|error| match (error, screen.signals.received()) {
             (error @ TrainError::Interrupted { .. }, Some(signal)) => {
@@ -122,9 +149,30 @@ impl Train {
             }
             (error, _) => error.into(),
         })?;
+        screen.write_events(|events| events.outcome(&outcome));
         screen.say(&format!("model and report.html are in {}", path.display()));
         screen.warn_if_worthless(loss, &outcome);
         self.print(&outcome)
+    }
+
+    /// Returns the settings of the report: the configuration as it was written, and after it the
+    /// flags that override it.
+    fn report(&self) -> ReportOptions {
+        let flags = [
+            ("--seed", self.seed),
+            ("--epochs", self.epochs.map(u64::from)),
+            ("--batch-size", self.batch_size.map(|size| size as u64)),
+        ];
+        let flags: String = flags
+            .into_iter()
+            .filter_map(|(flag, value)| Some(format!(" {flag} {}", value?)))
+            .collect();
+        let text = std::fs::read_to_string(&self.config).ok();
+        let text = text.map(|text| match flags.as_str() {
+            "" => text,
+            flags => format!("{}\n\n# and on the command line:{flags}", text.trim_end()),
+        });
+        ReportOptions { config_text: text, importance: self.importance }
     }
 
     fn print(&self, outcome: &Outcome) -> CliResult {
@@ -132,9 +180,10 @@ impl Train {
             print_line(&serde_json::to_string(outcome).unwrap_or_default())?;
         } else if let Some(test) = &outcome.test {
             print_line(&format!(
-                "test: {}  (best epoch {})",
+                "test: {}  (best epoch {}, step {})",
                 metrics_line(test),
-                outcome.best_epoch
+                outcome.best_epoch,
+                outcome.best_step
             ))?;
         }
         Ok(())
@@ -192,11 +241,23 @@ struct Screen {
     path: PathBuf,
     epochs: u32,
     signals: Signals,
+    /// The events for TensorBoard.
+    events: Option<EventFile>,
 }
 
 impl Screen {
     fn new(quiet: bool, path: &Path, epochs: u32) -> Self {
-        Self { bar: Bar::new(quiet), quiet, path: path.into(), epochs, signals: Signals::watch() }
+        let (bar, signals) = (Bar::new(quiet), Signals::watch());
+        Self { bar, quiet, path: path.into(), epochs, signals, events: None }
+    }
+
+    /// Writes events. If that fails, there is a warning, and no further try: events are not worth
+    /// the end of a run.
+    fn write_events(&mut self, write: impl FnOnce(&mut EventFile) -> io::Result<()>) {
+        if let Some(Err(error)) = self.events.as_mut().map(write) {
+            self.events = None;
+            self.bar.warn(format_args!("no more events for TensorBoard: {error}"));
+        }
     }
 
     /// Warns of a model that is no better than one probability for all rows.
@@ -270,18 +331,29 @@ impl Observer for Screen {
         ));
     }
 
+    fn importance(&mut self, done: u64, total: u64) {
+        self.bar.show("shuffling", done, total, false);
+    }
+
     fn replaced(&mut self, kept: &Path) {
         let (path, kept) = (self.path.display(), kept.display());
         self.announce(&format!("the model that was in {path} is now in {kept}"));
     }
 
-    fn epoch(&mut self, record: &EpochRecord) {
+    fn evaluation(&mut self, record: &EvaluationRecord) {
+        self.write_events(|events| events.evaluation(record));
         let (name, metrics) = match &record.validation {
             Some(validation) => ("validation", validation),
             None => ("training", &record.train),
         };
+        let within = match record.ends_epoch() {
+            true => String::new(),
+            false => {
+                format!(", {:.0} % (step {})", 100.0 * record.share_of_epoch, record.step)
+            }
+        };
         self.say(&format!(
-            "epoch {}: training logloss {:.4}; {name} {}; {:.0} rows/s{}",
+            "epoch {}{within}: training logloss {:.4}; {name} {}; {:.0} rows/s{}",
             record.epoch,
             record.train.logloss,
             metrics_line(metrics),

@@ -197,6 +197,32 @@ impl CategoricalFit {
         Ok(())
     }
 
+    /// Returns a known encoding with a row for each further value that is frequent enough, and the
+    /// share of the values that have no row. Known values keep their rows.
+    pub(crate) fn grow(
+        mut self,
+        config: &Categorical,
+        known: &CategoricalEncoding,
+    ) -> Result<(CategoricalEncoding, f64)> {
+        let CategoricalEncoding::Dictionary(known) = known else { return Ok((known.clone(), 0.0)) };
+        self.count_words(config)?;
+        let min_count = config.min_count.unwrap_or(1).into();
+        let (mut grown, mut all, mut rare) = (known.clone(), 0, 0);
+        for (text, count) in self.counts.iter() {
+            all += count;
+            if known.get(text).is_some() {
+                continue;
+            }
+            if count >= min_count {
+                grown.insert(text).ok_or_else(|| too_many_values(config))?;
+            } else {
+                rare += count;
+            }
+        }
+        let share = if rare == 0 { 0.0 } else { rare as f64 / all as f64 };
+        Ok((CategoricalEncoding::Dictionary(grown), share))
+    }
+
     /// Returns the encoding, and the share of the values that are too rare to have a row.
     pub(crate) fn finish(mut self, config: &Categorical) -> Result<(CategoricalEncoding, f64)> {
         self.count_words(config)?;

@@ -32,13 +32,17 @@ pub(crate) struct Binding {
     pub(crate) derived_from: Vec<Vec<Origin>>,
     pub(crate) label: Option<Origin>,
     pub(crate) time: Option<Origin>,
+    /// The columns whose texts are kept.
+    pub(crate) texts: Vec<Origin>,
 }
 
 /// The columns that a pass over the rows needs besides the features.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Needs {
+pub(crate) struct Needs<'a> {
     pub(crate) label: bool,
     pub(crate) time: bool,
+    /// Further columns, whose texts are kept.
+    pub(crate) texts: &'a [String],
 }
 
 impl Binding {
@@ -49,7 +53,7 @@ impl Binding {
         file: &str,
         header: &[String],
         label: &str,
-        needs: Needs,
+        needs: Needs<'_>,
     ) -> Result<Self> {
         let finder = Finder { config, tables, file, header };
         let all = |names: &mut dyn Iterator<Item = &String>| {
@@ -86,6 +90,7 @@ impl Binding {
             derived_from: derived_from.collect::<Result<_>>()?,
             label,
             time,
+            texts: all(&mut needs.texts.iter())?,
         })
     }
 }
@@ -103,12 +108,12 @@ pub(super) fn sources<'a>(config: &'a DataConfig, column: &'a str) -> HashSet<&'
 }
 
 /// Returns the columns that a pass over the rows reads: all sources of the features, and those of
-/// the time and the label where they are needed.
+/// the time and the label where they are needed, and of the columns whose texts are kept.
 fn needed<'a>(
     config: &'a DataConfig,
     tables: &[SideTable],
     label: &'a str,
-    needs: Needs,
+    needs: Needs<'a>,
 ) -> HashSet<&'a str> {
     let features = config.dense.iter().map(|dense| &dense.column);
     let features = features.chain(config.categorical.iter().map(|categorical| &categorical.column));
@@ -118,6 +123,7 @@ fn needed<'a>(
     {
         needed.extend(sources(config, column));
     }
+    needed.extend(needs.texts.iter().flat_map(|column| sources(config, column)));
     if needs.label {
         needed.extend(sources(config, label));
     }

@@ -250,6 +250,13 @@ pub struct Dense {
     /// the quantile of the training rows in which the number lies, before the transforms. Row 0 of
     /// its table stands for a missing number, row 1 for the first quantile.
     pub bins: usize,
+    /// The number of knots, which lie at quantiles of the training rows; 0 for none. If set, the
+    /// feature `column.knots` embeds the number before the transforms, as a function that is linear
+    /// between knots: its vector is `(1 - f) v + f w`, with the vectors `v` and `w` of the knots
+    /// beside the number, and the share `f` of the way from one to the other. Numbers outside are
+    /// moved to the first or the last knot. Row 0 of the table stands for a missing number. After
+    /// the piecewise linear encoding of Gorishniy et al. (2022), arXiv:2203.05556.
+    pub knots: usize,
     /// Set if the number is the count of training rows with the same text, instead of the text's
     /// own number.
     pub count: bool,

@@ -1,10 +1,19 @@
 //! Encoded rows, and batches of them.
 
+use std::ops::Range;
+
+use rayon::prelude::*;
+
 use super::coverage::Coverage;
-use crate::size::filled;
+use super::encoder::EncodedFeature;
+use crate::size::{filled, product};
+
+/// The number of ids from which on a batch is gathered by all threads of rayon's pool. A batch for
+/// a GPU has as many, and one thread would gather it for longer than the GPU computes.
+const IDS_AT_ONCE: usize = 1 << 17;
 
 /// The input of a model. A batch is meant to be filled repeatedly: once its buffers have grown,
-/// filling it allocates nothing.
+/// filling it allocates nothing but a few words for each feature.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Batch {
     /// The number of rows (B).
@@ -12,10 +21,12 @@ pub struct Batch {
     /// The dense features, row-major: `[B, num_dense]`.
     pub dense: Vec<f32>,
     /// The ids of all bags, bag after bag.
-    pub indices: Vec<i64>,
+    pub indices: Vec<u32>,
     /// The bounds of the bags in `indices`, key-major: bag `(f, b)` begins at `offsets[f * B + b]`
     /// and ends at `offsets[f * B + b + 1]`; `[F * B + 1]`.
     pub offsets: Vec<i64>,
+    /// The factor of each id, as long as `indices`; empty if all are 1.
+    pub weights: Vec<f32>,
     /// The labels, 0 or 1; NaN where there is none: `[B]`.
     pub labels: Vec<f32>,
 }
@@ -38,6 +49,22 @@ pub(super) enum Column {
     Single(Vec<u32>),
     /// A bag of ids per row: row `r` has `ids[ends[r - 1]..ends[r]]`.
     Bags { ids: Vec<u32>, ends: Vec<usize> },
+    /// A place between two neighbouring ids per row, which is their bag. The whole part of the
+    /// position is the first id, at most `last_first`, and the rest is the factor of the second.
+    Positions { positions: Vec<f32>, last_first: u32 },
+}
+
+/// Returns the range of the ids of a row.
+fn bag(ends: &[usize], row: usize) -> Range<usize> {
+    let start = if row == 0 { 0 } else { ends[row - 1] };
+    start..ends[row]
+}
+
+/// Takes the first `len` elements of a slice off.
+fn split_off<'a, T>(slice: &mut &'a mut [T], len: usize) -> &'a mut [T] {
+    let (first, rest) = std::mem::take(slice).split_at_mut(len);
+    *slice = rest;
+    first
 }
 
 impl Column {
@@ -55,6 +82,60 @@ impl Column {
                 bag(ids);
                 ends.push(ids.len());
             }
+            // The encoder appends positions itself.
+            Self::Positions { .. } => {}
+        }
+    }
+
+    /// Returns the number of ids of `batch_size` rows, of which `row` returns the numbers.
+    fn num_ids_of(&self, batch_size: usize, row: impl Fn(usize) -> usize) -> usize {
+        match self {
+            Self::Single(_) => batch_size,
+            Self::Positions { .. } => product([2, batch_size]),
+            Self::Bags { ends, .. } => (0..batch_size).map(|k| bag(ends, row(k)).len()).sum(),
+        }
+    }
+
+    /// Copies the ids of rows, of which `row` returns the numbers, and the ends of their bags in a
+    /// batch where the first of them begins at `first`.
+    fn gather(
+        &self,
+        row: impl Fn(usize) -> usize,
+        to: &mut [u32],
+        weights: &mut [f32],
+        ends_to: &mut [i64],
+        first: usize,
+    ) {
+        if !matches!(self, Self::Positions { .. }) {
+            weights.fill(1.0);
+        }
+        match self {
+            Self::Single(ids) => {
+                for (k, (to, end)) in to.iter_mut().zip(ends_to).enumerate() {
+                    *to = ids[row(k)];
+                    *end = (first + k + 1) as i64;
+                }
+            }
+            Self::Bags { ids, ends } => {
+                let mut done = 0;
+                for (k, end) in ends_to.iter_mut().enumerate() {
+                    let of_row = &ids[bag(ends, row(k))];
+                    to[done..][..of_row.len()].copy_from_slice(of_row);
+                    done += of_row.len();
+                    *end = (first + done) as i64;
+                }
+            }
+            Self::Positions { positions, last_first } => {
+                let pairs = to.chunks_exact_mut(2).zip(weights.chunks_exact_mut(2));
+                for (k, ((to, weights), end)) in pairs.zip(ends_to).enumerate() {
+                    let position = positions[row(k)];
+                    let id = (position as u32).min(*last_first);
+                    let share = position - id as f32;
+                    to.copy_from_slice(&[id, id + 1]);
+                    weights.copy_from_slice(&[1.0 - share, share]);
+                    *end = (first + 2 * (k + 1)) as i64;
+                }
+            }
         }
     }
 
@@ -65,18 +146,55 @@ impl Column {
                 ids.clear();
                 ends.clear();
             }
+            Self::Positions { positions, .. } => positions.clear(),
+        }
+    }
+}
+
+impl Batch {
+    /// Takes over the features of some columns from another batch with as many rows: the dense
+    /// ones of these numbers, and the sparse ones of these.
+    pub(crate) fn replace_features(&mut self, dense: &[usize], sparse: &[usize], other: &Self) {
+        let rows = self.batch_size;
+        let num_dense = self.dense.len().checked_div(rows).unwrap_or(0);
+        for row in 0..rows {
+            for k in dense.iter().map(|k| row * num_dense + k) {
+                self.dense[k] = other.dense[k];
+            }
+        }
+        if sparse.is_empty() {
+            return;
+        }
+        let mut own = std::mem::take(self);
+        let kept = [&mut own.dense, &mut own.labels].map(std::mem::take);
+        self.batch_size = rows;
+        [self.dense, self.labels] = kept;
+        self.offsets.push(0);
+        for bag in 0..own.offsets.len().saturating_sub(1) {
+            let Self { indices, offsets, weights, .. } =
+                if sparse.contains(&(bag / rows)) { other } else { &own };
+            let ids = offsets[bag] as usize..offsets[bag + 1] as usize;
+            self.indices.extend_from_slice(&indices[ids.clone()]);
+            self.weights.extend_from_slice(weights.get(ids).unwrap_or_default());
+            self.offsets.push(self.indices.len() as i64);
         }
     }
 }
 
 impl Dataset {
-    /// Makes an empty dataset; `has_bags` tells for each feature whether its rows have bags.
-    pub(super) fn new(num_dense: usize, has_bags: impl Iterator<Item = bool>) -> Self {
-        let column = |bags| match bags {
-            true => Column::Bags { ids: Vec::new(), ends: Vec::new() },
-            false => Column::Single(Vec::new()),
+    /// Makes an empty dataset of these features.
+    pub(super) fn new(num_dense: usize, features: &[EncodedFeature]) -> Self {
+        let column = |feature: &EncodedFeature| {
+            if feature.interpolated {
+                let last_first = feature.num_embeddings.saturating_sub(2) as u32;
+                Column::Positions { positions: Vec::new(), last_first }
+            } else if feature.multi_valued {
+                Column::Bags { ids: Vec::new(), ends: Vec::new() }
+            } else {
+                Column::Single(Vec::new())
+            }
         };
-        let columns = has_bags.map(column).collect();
+        let columns = features.iter().map(column).collect();
         Self {
             num_dense,
             dense: Vec::new(),
@@ -112,7 +230,7 @@ impl Dataset {
     /// # Panics
     /// Panics if a row is not below [`Self::len`], as indexing a slice does.
     pub fn gather(&self, rows: &[u32], batch: &mut Batch) {
-        self.gather_rows(rows.iter().map(|&row| row as usize), batch);
+        self.gather_rows(rows.len(), |k| rows[k] as usize, batch);
     }
 
     /// Returns the number of occurrences of each id of a feature, for ids below `num_embeddings`.
@@ -124,10 +242,19 @@ impl Dataset {
     /// Panics if there is no such feature, as indexing a slice does.
     pub fn id_counts(&self, feature: usize, num_embeddings: usize) -> crate::Result<Vec<u32>> {
         let mut counts = filled(num_embeddings, 0)?;
-        let (Column::Single(ids) | Column::Bags { ids, .. }) = &self.columns[feature];
-        for &id in ids {
+        let mut count = |id: u32| {
             if let Some(count) = counts.get_mut(id as usize) {
                 *count += 1;
+            }
+        };
+        match &self.columns[feature] {
+            Column::Single(ids) | Column::Bags { ids, .. } => ids.iter().copied().for_each(count),
+            Column::Positions { positions, last_first } => {
+                for &position in positions {
+                    let id = (position as u32).min(*last_first);
+                    count(id);
+                    count(id + 1);
+                }
             }
         }
         Ok(counts)
@@ -135,41 +262,88 @@ impl Dataset {
 
     /// Returns the number of ids of all features and rows.
     pub fn num_ids(&self) -> usize {
-        self.columns.iter().map(|(Column::Single(ids) | Column::Bags { ids, .. })| ids.len()).sum()
+        let of_column = |column: &Column| match column {
+            Column::Single(ids) | Column::Bags { ids, .. } => ids.len(),
+            Column::Positions { positions, .. } => product([2, positions.len()]),
+        };
+        self.columns.iter().map(of_column).sum()
+    }
+
+    /// Appends the rows of a batch, which has the features of this dataset.
+    pub(crate) fn append(&mut self, batch: &Batch) {
+        let rows = batch.batch_size;
+        self.dense.extend_from_slice(&batch.dense);
+        self.labels.extend_from_slice(&batch.labels);
+        for (f, column) in self.columns.iter_mut().enumerate() {
+            for bounds in batch.offsets[f * rows..=(f + 1) * rows].windows(2) {
+                let range = bounds[0] as usize..bounds[1] as usize;
+                let bag = &batch.indices[range.clone()];
+                match column {
+                    Column::Single(ids) => ids.push(bag.first().copied().unwrap_or(0)),
+                    Column::Bags { ids, ends } => {
+                        ids.extend_from_slice(bag);
+                        ends.push(ids.len());
+                    }
+                    Column::Positions { positions, .. } => {
+                        positions.push(bag[0] as f32 + batch.weights[range][1]);
+                    }
+                }
+            }
+        }
     }
 
     /// Fills `batch` with all rows.
     pub(super) fn gather_all(&self, batch: &mut Batch) {
-        self.gather_rows(0..self.len(), batch);
+        self.gather_rows(self.len(), |k| k, batch);
     }
 
-    fn gather_rows(&self, rows: impl ExactSizeIterator<Item = usize> + Clone, batch: &mut Batch) {
-        let Batch { batch_size, dense, indices, offsets, labels } = batch;
-        *batch_size = rows.len();
-        dense.clear();
-        indices.clear();
-        offsets.clear();
-        labels.clear();
-        for row in rows.clone() {
-            dense.extend_from_slice(&self.dense[row * self.num_dense..(row + 1) * self.num_dense]);
-            labels.push(self.labels[row]);
+    /// Fills `batch` with `batch_size` rows, of which `row` returns the numbers.
+    fn gather_rows(
+        &self,
+        batch_size: usize,
+        row: impl Fn(usize) -> usize + Copy + Sync,
+        batch: &mut Batch,
+    ) {
+        let Batch { dense, indices, offsets, weights, labels, .. } = batch;
+        batch.batch_size = batch_size;
+        let lens = self.columns.iter().map(|column| column.num_ids_of(batch_size, row));
+        let lens: Vec<usize> = lens.collect();
+        let num_ids = lens.iter().sum::<usize>();
+        dense.resize(batch_size * self.num_dense, 0.0);
+        indices.resize(num_ids, 0);
+        offsets.resize(self.columns.len() * batch_size + 1, 0);
+        offsets[0] = 0;
+        let is_weighted = self.columns.iter().any(|c| matches!(c, Column::Positions { .. }));
+        weights.resize(if is_weighted { num_ids } else { 0 }, 1.0);
+
+        let (mut ids, mut ends, mut first) = (&mut indices[..], &mut offsets[1..], 0);
+        let mut weights = &mut weights[..];
+        let mut bags = Vec::with_capacity(self.columns.len());
+        for (column, len) in self.columns.iter().zip(lens) {
+            let of_column = split_off(&mut ids, len);
+            let weights_of_column = split_off(&mut weights, if is_weighted { len } else { 0 });
+            let ends_of_column = split_off(&mut ends, batch_size);
+            bags.push((column, of_column, weights_of_column, ends_of_column, first));
+            first += len;
         }
-        offsets.push(0);
-        for column in &self.columns {
-            match column {
-                Column::Single(ids) => {
-                    let first = indices.len() as i64 + 1;
-                    indices.extend(rows.clone().map(|row| i64::from(ids[row])));
-                    offsets.extend(first..first + *batch_size as i64);
-                }
-                Column::Bags { ids, ends } => {
-                    for row in rows.clone() {
-                        let start = if row == 0 { 0 } else { ends[row - 1] };
-                        indices.extend(ids[start..ends[row]].iter().map(|&id| i64::from(id)));
-                        offsets.push(indices.len() as i64);
-                    }
-                }
-            }
+        type Bags<'a> = (&'a Column, &'a mut [u32], &'a mut [f32], &'a mut [i64], usize);
+        let gather_bags = |(column, ids, weights, ends, first): Bags<'_>| {
+            column.gather(row, ids, weights, ends, first);
+        };
+        let gather_dense = |(k, to): (usize, &mut [f32])| {
+            to.copy_from_slice(&self.dense[row(k) * self.num_dense..][..self.num_dense]);
+        };
+        labels.clear();
+        labels.extend((0..batch_size).map(|k| self.labels[row(k)]));
+        let num_dense = self.num_dense.max(1);
+        if num_ids < IDS_AT_ONCE {
+            dense.chunks_exact_mut(num_dense).enumerate().for_each(gather_dense);
+            bags.into_iter().for_each(gather_bags);
+        } else {
+            rayon::join(
+                || dense.par_chunks_exact_mut(num_dense).enumerate().for_each(gather_dense),
+                || bags.into_par_iter().for_each(gather_bags),
+            );
         }
     }
 
@@ -178,5 +352,125 @@ impl Dataset {
         self.dense.clear();
         self.labels.clear();
         self.columns.iter_mut().for_each(Column::clear);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::Pooling;
+
+    /// A batch so large that all threads gather it has the rows of small ones.
+    #[test]
+    fn rows_of_a_large_batch_are_those_of_small_ones() {
+        let (rows, num_dense) = (IDS_AT_ONCE / 2 + 7, 3);
+        let mut data = Dataset::new(num_dense, &features());
+        for row in 0..rows as u32 {
+            data.dense.extend((0..3).map(|k| (row * 3 + k) as f32));
+            data.labels.push((row % 2) as f32);
+            data.columns[0].push(row);
+            data.columns[1].push_with(|| 0, |ids| ids.extend(row..row + row % 4));
+            push_position(&mut data, row);
+        }
+        let order: Vec<u32> = (0..rows as u32).rev().collect();
+        let mut all = Batch::default();
+        data.gather(&order, &mut all);
+        assert!(all.indices.len() > IDS_AT_ONCE && all.offsets.len() == 3 * rows + 1);
+        assert_eq!(all.weights.len(), all.indices.len());
+        // The buffers of a larger batch before it change nothing.
+        let mut one = all.clone();
+        for (k, &row) in order.iter().enumerate() {
+            data.gather(&[row], &mut one);
+            let bag = |batch: &Batch, bag: usize| {
+                let [start, end] = [bag, bag + 1].map(|bag| batch.offsets[bag] as usize);
+                batch.indices[start..end].to_vec()
+            };
+            for feature in 0..3 {
+                assert_eq!(bag(&all, feature * rows + k), bag(&one, feature), "row {row}");
+            }
+            assert_eq!(bag(&one, 1), Vec::from_iter(row..row + row % 4));
+            assert_eq!(bag(&one, 0), [row]);
+            assert_eq!(bag(&one, 2), [row % 1000, row % 1000 + 1]);
+            let [start, end] =
+                [2 * rows + k, 2 * rows + k + 1].map(|bag| all.offsets[bag] as usize);
+            assert_eq!(all.weights[start..end], [0.75, 0.25]);
+            assert_eq!(one.weights[..1], [1.0]);
+            assert_eq!(one.weights[one.weights.len() - 2..], [0.75, 0.25]);
+            assert_eq!(all.dense[k * num_dense..][..num_dense], one.dense);
+            assert_eq!((all.labels[k], one.batch_size), (one.labels[0], 1));
+        }
+    }
+
+    /// Returns a single id, a bag, and a number between knots.
+    fn features() -> [EncodedFeature; 3] {
+        [(false, false), (true, false), (false, true)].map(|(multi_valued, interpolated)| {
+            EncodedFeature {
+                name: String::new(),
+                num_embeddings: IDS_AT_ONCE,
+                pooling: Pooling::Sum,
+                multi_valued,
+                interpolated,
+            }
+        })
+    }
+
+    fn push_position(dataset: &mut Dataset, row: u32) {
+        if let Column::Positions { positions, .. } = &mut dataset.columns[2] {
+            positions.push((row % 1000) as f32 + 0.25);
+        }
+    }
+
+    /// Returns rows with two dense columns and the [`features`].
+    fn rows() -> Dataset {
+        let mut dataset = Dataset::new(2, &features());
+        for row in 0..5u32 {
+            dataset.dense.extend([row as f32, 10.0 + row as f32]);
+            dataset.labels.push((row % 2) as f32);
+            dataset.columns[0].push(100 + row);
+            dataset.columns[1]
+                .push_with(|| 0, |ids| ids.extend((0..row % 3).map(|k| 10 * row + k)));
+            push_position(&mut dataset, row);
+        }
+        dataset
+    }
+
+    #[test]
+    fn appended_batches_are_the_rows() {
+        let dataset = rows();
+        let (mut batch, mut copy) = (Batch::default(), Dataset::new(2, &features()));
+        for part in [&[0, 1][..], &[2, 3, 4]] {
+            dataset.gather(part, &mut batch);
+            copy.append(&batch);
+        }
+        assert_eq!(copy, dataset);
+    }
+
+    #[test]
+    fn features_are_replaced_alone() {
+        let dataset = rows();
+        let (own, other) = ([0, 1, 2, 3, 4], [4, 2, 0, 1, 3]);
+        let (mut batch, mut shuffled) = (Batch::default(), Batch::default());
+        dataset.gather(&other, &mut shuffled);
+        for (dense, sparse) in
+            [(&[][..], &[][..]), (&[1], &[]), (&[], &[0]), (&[0], &[1, 2]), (&[0, 1], &[0, 1])]
+        {
+            let pick = |is_other: bool, row: usize| if is_other { other[row] } else { own[row] };
+            let mut expected = Dataset::new(2, &features());
+            for row in 0..5 {
+                let value = |k| dataset.dense[2 * pick(dense.contains(&k), row) as usize + k];
+                expected.dense.extend([value(0), value(1)]);
+                expected.labels.push(dataset.labels[row]);
+                expected.columns[0].push(100 + pick(sparse.contains(&0), row));
+                let of = pick(sparse.contains(&1), row);
+                let bag = |ids: &mut Vec<u32>| ids.extend((0..of % 3).map(|k| 10 * of + k));
+                expected.columns[1].push_with(|| 0, bag);
+                push_position(&mut expected, pick(sparse.contains(&2), row));
+            }
+            dataset.gather(&own, &mut batch);
+            batch.replace_features(dense, sparse, &shuffled);
+            let mut whole = Batch::default();
+            expected.gather(&own, &mut whole);
+            assert_eq!(batch, whole, "{dense:?} {sparse:?}");
+        }
     }
 }

@@ -44,6 +44,9 @@ pub(crate) struct DenseEncoding {
     missing: f32,
     /// The lower bounds of all quantile bins but the first.
     bins: Vec<f64>,
+    /// The knots, each above the one before.
+    #[serde(default)]
+    knots: Vec<f64>,
     /// The count of each text, if the column's numbers are counts.
     counts: Option<Counts>,
 }
@@ -88,6 +91,24 @@ impl DenseEncoding {
         self.bins.len() + 2
     }
 
+    /// Returns the position of a number among the rows of the knots' table: the row of the knot at
+    /// or below it, and the share of the way to the next one.
+    pub(crate) fn position(&self, number: Option<f64>) -> f32 {
+        let (Some(x), [first, .., last]) = (number, &self.knots[..]) else {
+            return if number.is_some() { 1.0 } else { 0.0 };
+        };
+        let x = x.clamp(*first, *last);
+        let above = self.knots.partition_point(|&knot| knot <= x).min(self.knots.len() - 1);
+        let (low, high) = (self.knots[above - 1], self.knots[above]);
+        (above as f64 + (x - low) / (high - low)) as f32
+    }
+
+    /// Returns the number of rows of the knots' table: at least two, those of one missing number
+    /// and of one knot.
+    pub(crate) fn num_knot_rows(&self) -> usize {
+        self.knots.len().max(1) + 1
+    }
+
     /// Checks that [`DenseFit`] could have made this encoding for `config`.
     pub(crate) fn check(&self, config: &Dense) -> Result<(), &'static str> {
         let plausible = |x: f64| x.abs() <= MAX_NUMBER;
@@ -111,6 +132,12 @@ impl DenseEncoding {
             () if !self.missing.is_finite() => Err("the missing value is not finite"),
             () if self.bins.len() >= config.bins.max(1) || !sorted(&self.bins) => {
                 Err("the bins do not fit the settings")
+            }
+            () if self.knots.len() > config.knots
+                || !sorted(&self.knots)
+                || self.knots.windows(2).any(|pair| pair[0] == pair[1]) =>
+            {
+                Err("the knots do not fit the settings")
             }
             () if !counted => Err("the counts do not fit the settings"),
             () => Ok(()),
@@ -195,7 +222,11 @@ impl DenseFit {
     pub(crate) fn new(config: &Dense) -> Self {
         let ranks = config.transform.last() == Some(&Transform::Quantile);
         let counts = config.count.then(Counts::default);
-        Self { counts, raw: Statistics::new(config.bins > 0), transformed: Statistics::new(ranks) }
+        Self {
+            counts,
+            raw: Statistics::new(keeps_raw(config)),
+            transformed: Statistics::new(ranks),
+        }
     }
 
     /// Learns from dense column `k` of a row.
@@ -218,7 +249,7 @@ impl DenseFit {
 
     #[inline]
     fn add_number(&mut self, config: &Dense, number: f64, transformed: f64) {
-        if config.bins > 0 {
+        if keeps_raw(config) {
             self.raw.add(number);
         }
         self.transformed.add(transformed);
@@ -268,13 +299,16 @@ impl DenseFit {
                 format!("missing: the transforms of {:?} exceed the range of f32", config.column),
             ));
         }
-        Ok(DenseEncoding {
-            fitted,
-            missing,
-            bins: bounds(&self.raw.into_sorted(), config.bins),
-            counts,
-        })
+        let raw = self.raw.into_sorted();
+        let mut knots = quantiles(&raw, config.knots);
+        knots.dedup();
+        Ok(DenseEncoding { fitted, missing, bins: bounds(&raw, config.bins), knots, counts })
     }
+}
+
+/// Returns whether the quantiles of the numbers before the transforms are needed.
+fn keeps_raw(config: &Dense) -> bool {
+    config.bins > 0 || config.knots > 0
 }
 
 /// Returns the lower bounds of at most `bins` quantile bins, without the first bound. None of the
@@ -320,7 +354,8 @@ mod tests {
         let config: Dense =
             toml::from_str("column = 'a'\ntransform = ['log1p', 'zscore']").unwrap();
         let fitted = Fitted::Zscore { mean: 1.0, std: 2.0 };
-        let encoding = DenseEncoding { fitted, missing: 0.0, bins: vec![], counts: None };
+        let (bins, knots) = (vec![], vec![]);
+        let encoding = DenseEncoding { fitted, missing: 0.0, bins, knots, counts: None };
         assert_eq!(
             encoding.encode_count(&config, 3.0),
             ((3f64.ln_1p() - 1.0) / (2.0 + 1e-8)) as f32
@@ -344,10 +379,40 @@ mod tests {
             fitted: Fitted::Nothing,
             missing: 0.0,
             bins: vec![2.0, 3.0],
+            knots: vec![],
             counts: None,
         };
         let rows =
             [None, Some(1.0), Some(2.0), Some(2.5), Some(3.0), Some(9.0)].map(|x| encoding.bin(x));
         assert_eq!((rows, encoding.num_bin_rows()), ([0, 1, 2, 2, 3, 3], 4));
+    }
+
+    #[test]
+    fn positions_are_linear_between_knots() {
+        let encoding = |knots: &[f64]| DenseEncoding {
+            fitted: Fitted::Nothing,
+            missing: 0.0,
+            bins: vec![],
+            knots: knots.to_vec(),
+            counts: None,
+        };
+        let three = encoding(&[-2.0, 0.0, 8.0]);
+        let at = |x: f64| three.position(Some(x));
+        assert_eq!(
+            [-3.0, -2.0, -1.5, 0.0, 2.0, 8.0, 1e300].map(at),
+            [1.0, 1.0, 1.25, 2.0, 2.25, 3.0, 3.0]
+        );
+        assert_eq!((three.position(None), three.num_knot_rows()), (0.0, 4));
+        for alone in [&[][..], &[5.0]] {
+            let alone = encoding(alone);
+            assert_eq!((alone.position(Some(7.0)), alone.position(None)), (1.0, 0.0));
+            assert_eq!(alone.num_knot_rows(), 2);
+        }
+        // Knots far apart do not overflow.
+        assert_eq!(encoding(&[-MAX_NUMBER, MAX_NUMBER]).position(Some(0.0)), 1.5);
+        let config: Dense = toml::from_str("column = 'a'\nknots = 3").unwrap();
+        let mut fit = DenseFit::new(&config);
+        [0.0, 1.0, 2.0, 2.0, 9.0].iter().for_each(|&x| fit.add_number(&config, x, x));
+        assert_eq!(fit.finish(&config).unwrap().knots, [0.0, 2.0, 9.0]);
     }
 }

@@ -24,8 +24,13 @@ pub struct EncodedFeature {
     pub num_embeddings: usize,
     /// The function that reduces the rows of a bag to one vector.
     pub pooling: Pooling,
-    /// Set if a row of data may have any number of ids; otherwise it has one.
+    /// Set if a row of data may have any number of ids; otherwise it has one, or two that are
+    /// neighbours.
     pub multi_valued: bool,
+    /// Set if the feature is a number between knots: a row of data has two ids, the second one more
+    /// than the first, whose factors add up to 1.
+    #[serde(default)]
+    pub interpolated: bool,
 }
 
 /// Everything learned from the training rows, with the settings and side tables that it needs to
@@ -80,9 +85,32 @@ impl Encoder {
     }
 
     /// Returns the sparse features: the categorical columns in the order of the settings, then the
-    /// bins of dense ones.
+    /// bins of dense ones, then their knots.
     pub fn features(&self) -> &[EncodedFeature] {
         &self.features
+    }
+
+    /// Returns the columns of the model, each once, with the numbers of its dense and of its sparse
+    /// features. Derived columns and those of side tables count as columns.
+    pub(crate) fn features_by_column(&self) -> Vec<(&str, Vec<usize>, Vec<usize>)> {
+        let DataConfig { dense, categorical, .. } = &self.config;
+        let sparse = categorical.iter().map(|categorical| categorical.column.as_str());
+        let binned = dense.iter().filter(|dense| dense.bins > 0).map(|dense| dense.column.as_str());
+        let interpolated = dense.iter().filter(|dense| dense.knots > 0);
+        let interpolated = interpolated.map(|dense| dense.column.as_str());
+        let dense = dense.iter().map(|dense| (dense.column.as_str(), true));
+        let sparse = sparse.chain(binned).chain(interpolated);
+        let sparse: Vec<_> = sparse.map(|column| (column, false)).collect();
+        let mut columns: Vec<(&str, Vec<usize>, Vec<usize>)> = Vec::new();
+        for (k, (name, is_dense)) in dense.enumerate().chain(sparse.into_iter().enumerate()) {
+            let place = columns.iter().position(|column| column.0 == name).unwrap_or_else(|| {
+                columns.push((name, Vec::new(), Vec::new()));
+                columns.len() - 1
+            });
+            let (_, dense, sparse) = &mut columns[place];
+            if is_dense { dense.push(k) } else { sparse.push(k) }
+        }
+        columns
     }
 
     /// Checks a stored encoder, which may be damaged: its parts must fit its settings, and all
@@ -140,15 +168,12 @@ impl Encoder {
     }
 
     /// Returns an empty dataset for rows of this encoder.
-    pub(super) fn dataset(&self) -> Dataset {
-        let categorical =
-            self.config.categorical.iter().map(|categorical| categorical.separator.is_some());
-        let bins = self.config.dense.iter().filter(|dense| dense.bins > 0).map(|_| false);
-        Dataset::new(self.num_dense(), categorical.chain(bins))
+    pub(crate) fn dataset(&self) -> Dataset {
+        Dataset::new(self.num_dense(), &self.features)
     }
 }
 
-/// Returns the features of the columns: categorical ones, then bins.
+/// Returns the features of the columns: categorical ones, then bins, then knots.
 pub(super) fn features_of(
     config: &DataConfig,
     dense: &[DenseEncoding],
@@ -160,6 +185,7 @@ pub(super) fn features_of(
             num_embeddings: encoding.num_embeddings(),
             pooling: config.pooling,
             multi_valued: config.separator.is_some(),
+            interpolated: false,
         });
     let binned = config.dense.iter().zip(dense).filter(|(config, _)| config.bins > 0);
     let bins = binned.map(|(config, encoding)| EncodedFeature {
@@ -167,8 +193,17 @@ pub(super) fn features_of(
         num_embeddings: encoding.num_bin_rows(),
         pooling: Pooling::Sum,
         multi_valued: false,
+        interpolated: false,
     });
-    let mut features: Vec<EncodedFeature> = categorical.chain(bins).collect();
+    let interpolated = config.dense.iter().zip(dense).filter(|(config, _)| config.knots > 0);
+    let knots = interpolated.map(|(config, encoding)| EncodedFeature {
+        name: format!("{}.knots", config.column),
+        num_embeddings: encoding.num_knot_rows(),
+        pooling: Pooling::Sum,
+        multi_valued: false,
+        interpolated: true,
+    });
+    let mut features: Vec<EncodedFeature> = categorical.chain(bins).chain(knots).collect();
     let mut taken = HashSet::new();
     for feature in &mut features {
         let column = feature.name.clone();

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::categorical::CategoricalFit;
 use super::columns::Needs;
-use super::config::{DataConfig, Split};
+use super::config::{Categorical, DataConfig, Split};
 use super::dense::DenseFit;
 use super::encoder::{Encoder, features_of};
 use super::error::{DataError, Result};
@@ -40,18 +40,62 @@ impl Encoder {
         folder: &Path,
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<Self> {
-        fit(config, folder, progress)
+        fit(None, config, folder, progress)
+    }
+
+    /// Learns further values from the training rows of `config`, whose columns must be those of
+    /// this encoder. Values of dictionaries keep their rows, and new ones get the rows after them.
+    /// The statistics of dense columns stay as they are, since layers and bins are fitted to them.
+    /// Side tables are read anew, and so are the times of a split by time.
+    ///
+    /// # Errors
+    /// Returns the errors of [`Self::fit`], and [`DataError::Config`] for other columns.
+    pub fn grow(
+        &self,
+        config: &DataConfig,
+        folder: &Path,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<Self> {
+        fit(Some(self), config, folder, progress)
     }
 }
 
-fn fit(config: &DataConfig, folder: &Path, progress: &mut dyn FnMut(u64, u64)) -> Result<Encoder> {
+/// Checks that rows have the same columns for a known encoder as for new settings.
+fn check_columns(known: &DataConfig, config: &DataConfig) -> Result<()> {
+    let column_of = |columns: &[Categorical]| -> Vec<Categorical> {
+        columns.iter().map(|column| Categorical { min_count: None, ..column.clone() }).collect()
+    };
+    let fields = [
+        ("trim", known.trims() == config.trims()),
+        ("derive", known.derive == config.derive),
+        ("dense", known.dense == config.dense),
+        ("categorical", column_of(&known.categorical) == column_of(&config.categorical)),
+    ];
+    match fields.into_iter().find(|(_, is_equal)| !is_equal) {
+        Some((field, _)) => Err(DataError::config(
+            field,
+            "this is not the setting of the model that training goes on from; only `min_count` of \
+             a categorical column may change",
+        )),
+        None => Ok(()),
+    }
+}
+
+/// Learns an encoder, or more values of a known one.
+fn fit(
+    known: Option<&Encoder>,
+    config: &DataConfig,
+    folder: &Path,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<Encoder> {
     config.validate()?;
     let mut config = config.with_defaults();
+    known.map_or(Ok(()), |known| check_columns(&known.config, &config))?;
     each_file_once(&config, folder)?;
     check_files(&config, folder)?;
     let files = config.files(Part::Train, folder);
     let sources = || -> Vec<Source> { files.iter().cloned().map(Source::from).collect() };
-    let needs = Needs { label: true, time: matches!(config.split, Split::Time { .. }) };
+    let needs = Needs { label: true, time: matches!(config.split, Split::Time { .. }), texts: &[] };
 
     let mut seen = Seen::default();
     let side_tables = side_tables(&mut config, folder, sources(), needs, &mut seen)?;
@@ -97,8 +141,10 @@ fn fit(config: &DataConfig, folder: &Path, progress: &mut dyn FnMut(u64, u64)) -
         }
         any = true;
         let row = rows.row();
-        for (k, (config, fit)) in config.dense.iter().zip(&mut dense).enumerate() {
-            fit.add(config, &row, k)?;
+        if known.is_none() {
+            for (k, (config, fit)) in config.dense.iter().zip(&mut dense).enumerate() {
+                fit.add(config, &row, k)?;
+            }
         }
         for (k, (config, fit)) in config.categorical.iter().zip(&mut categorical).enumerate() {
             match row.categorical_word(k).filter(|_| config.separator.is_none()) {
@@ -115,14 +161,18 @@ fn fit(config: &DataConfig, folder: &Path, progress: &mut dyn FnMut(u64, u64)) -
         return Err(DataError::EmptyPart { part: Part::Train, reason: NO_TRAINING_ROWS });
     }
 
-    let dense = config
-        .dense
-        .iter()
-        .zip(dense)
-        .map(|(config, fit)| fit.finish(config))
-        .collect::<Result<Vec<_>>>()?;
-    let categorical =
-        config.categorical.iter().zip(categorical).map(|(config, fit)| fit.finish(config));
+    let dense = match known {
+        Some(known) => known.dense.clone(),
+        None => {
+            let fits = config.dense.iter().zip(dense).map(|(config, fit)| fit.finish(config));
+            fits.collect::<Result<_>>()?
+        }
+    };
+    let finish = |(k, fit): (usize, CategoricalFit)| match known {
+        Some(known) => fit.grow(&config.categorical[k], &known.categorical[k]),
+        None => fit.finish(&config.categorical[k]),
+    };
+    let categorical = categorical.into_iter().enumerate().map(finish);
     let (categorical, rare): (Vec<_>, _) =
         categorical.collect::<Result<Vec<_>>>()?.into_iter().unzip();
     let features = features_of(&config, &dense, &categorical);
@@ -147,7 +197,7 @@ fn side_tables(
     config: &mut DataConfig,
     folder: &Path,
     sources: Vec<Source>,
-    needs: Needs,
+    needs: Needs<'_>,
     seen: &mut Seen,
 ) -> Result<Vec<SideTable>> {
     let Some(first) = sources.into_iter().next() else { return Ok(Vec::new()) };

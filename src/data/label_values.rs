@@ -40,7 +40,8 @@ fn count(
     sources: Vec<Source>,
     counts: &mut Counts,
 ) -> Result<()> {
-    let mut rows = Rows::new(config, tables, sources, Needs { label: true, time: false })?;
+    let mut rows =
+        Rows::new(config, tables, sources, Needs { label: true, time: false, texts: &[] })?;
     while rows.advance()? && counts.counts().len() < MAX_DISTINCT {
         let _ = counts.add(rows.label_text()?);
     }

@@ -69,8 +69,10 @@ impl<'a> RowEncoder<'a> {
         let trim = config.trims();
         let dataset = &mut self.dataset;
         dataset.labels.push(label);
-        let (columns, bins) = dataset.columns.split_at_mut(categorical.len());
-        let mut bins = bins.iter_mut();
+        let num_bins = config.dense.iter().filter(|dense| dense.bins > 0).count();
+        let (columns, of_numbers) = dataset.columns.split_at_mut(categorical.len());
+        let (bins, knots) = of_numbers.split_at_mut(num_bins);
+        let (mut bins, mut knots) = (bins.iter_mut(), knots.iter_mut());
         for (k, ((config, encoding), known)) in
             config.dense.iter().zip(dense).zip(&self.counts).enumerate()
         {
@@ -89,6 +91,11 @@ impl<'a> RowEncoder<'a> {
                 && let Some(column) = bins.next()
             {
                 column.push(encoding.bin(number));
+            }
+            if config.knots > 0
+                && let Some(Column::Positions { positions, .. }) = knots.next()
+            {
+                positions.push(encoding.position(number));
             }
         }
         if dense.is_empty() {

@@ -21,6 +21,7 @@ use super::number::{Notation, Time};
 use super::part::Part;
 use super::source::{Source, Stamp};
 use super::splitter::Splitter;
+use super::texts::Texts;
 
 /// An open file in either format.
 pub(crate) enum Records {
@@ -33,7 +34,7 @@ impl Records {
         config: &DataConfig,
         file: String,
         text: Box<dyn Read + Send>,
-        needs: Needs,
+        needs: Needs<'_>,
     ) -> Result<Self> {
         Ok(match config.format {
             Format::Delimited => {
@@ -107,7 +108,7 @@ pub(crate) struct Rows<'a> {
     tables: &'a [SideTable],
     derived: Vec<Derived>,
     label: Label,
-    needs: Needs,
+    needs: Needs<'a>,
     sources: std::vec::IntoIter<Source>,
     file: Option<OpenFile>,
     /// For each side table, the row that the current row is joined with; for each derived column,
@@ -126,7 +127,7 @@ impl<'a> Rows<'a> {
         config: &'a DataConfig,
         tables: &'a [SideTable],
         sources: Vec<Source>,
-        needs: Needs,
+        needs: Needs<'a>,
     ) -> Result<Self> {
         Ok(Self {
             config,
@@ -220,6 +221,20 @@ impl<'a> Rows<'a> {
             self.derived_texts[k] = text;
         }
         Ok(())
+    }
+
+    /// Keeps the texts of these columns from the next file on.
+    pub(crate) fn keep_texts(&mut self, columns: &'a [String]) {
+        self.needs.texts = columns;
+    }
+
+    /// Appends the kept texts of the current row.
+    pub(crate) fn push_texts(&self, texts: &mut Texts) -> Result<()> {
+        let row = self.row();
+        self.needs.texts.iter().enumerate().try_for_each(|(k, column)| {
+            texts.push(row.text(row.origin(|binding| binding.texts.get(k)), column)?);
+            Ok(())
+        })
     }
 
     /// Returns the current row.

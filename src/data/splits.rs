@@ -136,7 +136,7 @@ fn read(
     progress: &mut dyn FnMut(u64),
 ) -> Result<Vec<Note>> {
     let splitter = encoder.splitter();
-    let needs = Needs { label: true, time: true };
+    let needs = Needs { label: true, time: true, texts: &[] };
     let mut rows = Rows::new(&encoder.config, &encoder.side_tables, sources, needs)?;
     let [train, validation, test] = parts;
     while rows.advance()? {

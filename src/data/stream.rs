@@ -12,6 +12,7 @@ use super::row_encoder::RowEncoder;
 use super::rows::Rows;
 use super::source::Source;
 use super::splitter::Splitter;
+use super::texts::Texts;
 
 /// The requirement on the labels of rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +39,8 @@ pub struct RowStream<'a> {
     splitter: Splitter,
     filter: Option<Part>,
     staged: RowEncoder<'a>,
+    text_columns: &'a [String],
+    texts: Texts,
 }
 
 impl<'a> RowStream<'a> {
@@ -59,7 +62,7 @@ impl<'a> RowStream<'a> {
     ) -> Result<Self> {
         encoder.check()?;
         let time = filter.is_some() && matches!(encoder.config.split, Split::Time { .. });
-        let needs = Needs { label: label == LabelUse::Required, time };
+        let needs = Needs { label: label == LabelUse::Required, time, texts: &[] };
         let rows =
             Rows::new(&encoder.config, &encoder.side_tables, sources.into_iter().collect(), needs)?;
         Ok(Self {
@@ -68,7 +71,22 @@ impl<'a> RowStream<'a> {
             splitter: encoder.splitter(),
             filter,
             staged: RowEncoder::new(encoder),
+            text_columns: &[],
+            texts: Texts::default(),
         })
+    }
+
+    /// Also keeps the texts of these columns, which [`Self::texts`] returns: any column of the
+    /// files, derived ones, and those of side tables that the encoder has.
+    pub fn with_texts_of(mut self, columns: &'a [String]) -> Self {
+        self.rows.keep_texts(columns);
+        Self { text_columns: columns, ..self }
+    }
+
+    /// Returns the texts of the columns of [`Self::with_texts_of`] in the rows of the last batch,
+    /// as they were read: without blanks around those that are not quoted.
+    pub fn texts(&self) -> &Texts {
+        &self.texts
     }
 
     /// Fills `batch` with the next rows, at most `max_rows` of them (0 counts as 1). Returns false
@@ -81,6 +99,7 @@ impl<'a> RowStream<'a> {
     /// continue, the next call starts after the bad row.
     pub fn next_batch(&mut self, max_rows: usize, batch: &mut Batch) -> Result<bool> {
         self.staged.clear();
+        self.texts.clear(self.text_columns.len());
         while self.staged.len() < max_rows.max(1) && self.rows.advance()? {
             let wanted = match self.filter {
                 Some(part) => self.rows.part(&self.splitter)?.is_none_or(|row| row == part),
@@ -88,6 +107,7 @@ impl<'a> RowStream<'a> {
             };
             if wanted {
                 self.staged.push(&self.rows.row(), self.rows.label()?)?;
+                self.rows.push_texts(&mut self.texts)?;
             }
         }
         self.staged.dataset().gather_all(batch);

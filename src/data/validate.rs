@@ -10,7 +10,10 @@ use super::derive::compile;
 use super::error::{DataError, Result};
 use super::number::{MAX_NUMBER, Notation};
 use super::patterns::{Block, is_rest};
+use crate::ops::Pooling;
 
+/// The largest number of knots of a column. Positions among so many are exact to 2⁻¹⁴ in `f32`.
+const MAX_KNOTS: usize = 1000;
 /// The largest number of quantile bins, and of rows of a hashed feature.
 const MAX_BINS: usize = 1 << 16;
 const MAX_HASH: u32 = u32::MAX - 1;
@@ -39,6 +42,12 @@ fn validate(config: &DataConfig) -> Result<()> {
     for (k, categorical) in config.categorical.iter().enumerate() {
         self::categorical(categorical)
             .map_err(|reason| DataError::config(format!("categorical[{k}]"), reason))?;
+    }
+    let has_max = config.categorical.iter().any(|column| column.pooling == Pooling::Max);
+    if let Some(k) = config.dense.iter().position(|dense| has_max && dense.knots > 0) {
+        let reason = "knots: their ids have factors, which have no meaning with max pooling: use \
+                      `bins`, or another pooling";
+        return Err(DataError::config(format!("dense[{k}]"), reason));
     }
     if config.dense.is_empty() && config.categorical.is_empty() {
         return Err(DataError::config(
@@ -373,6 +382,10 @@ fn dense(dense: &Dense) -> Result<(), String> {
     if dense.bins == 1 || dense.bins > MAX_BINS {
         return Err(format!("bins = {}: must be 0 (none) or between 2 and {MAX_BINS}", dense.bins));
     }
+    if dense.knots == 1 || dense.knots > MAX_KNOTS {
+        let knots = dense.knots;
+        return Err(format!("knots = {knots}: must be 0 (none) or between 2 and {MAX_KNOTS}"));
+    }
     Ok(())
 }
 
@@ -502,6 +515,12 @@ mod tests {
             (
                 "label = 'y'\ndense = [{ column = 'x' }, { column = 'z', bins = 1 }]",
                 "data.dense[1]: bins = 1",
+            ),
+            ("label = 'y'\ndense = [{ column = 'x', knots = 1 }]", "data.dense[0]: knots = 1"),
+            (
+                "label = 'y'\ndense = [{ column = 'x', knots = 8 }]\n\
+                 categorical = [{ column = 'z', pooling = 'max' }]",
+                "data.dense[0]: knots: their ids have factors",
             ),
             (
                 "label = 'y'\ndense = [{ column = 'x', transform = ['zscore', 'log1p'] }]",

@@ -2,6 +2,7 @@
 
 use super::buffers::BatchView;
 use super::optimizer::PerGroup;
+use crate::dtype::Index;
 use crate::ops::bags::with_offsets;
 use crate::ops::{Backend, StepValues, View};
 
@@ -19,12 +20,14 @@ pub(super) struct GraphKey {
     batch_size: usize,
     /// The number of ids, slack included.
     num_indices: usize,
+    /// The largest id of their type, which no other type has.
+    max_id: u64,
 }
 
 impl GraphKey {
     /// Returns the key of a step with this batch, these values on the device, and these parameters.
-    pub(super) fn new<D: Backend>(
-        batch: &BatchView<'_, D, i64>,
+    pub(super) fn new<D: Backend, I: Index>(
+        batch: &BatchView<'_, D, I>,
         values: &PerGroup<View<'_, D, StepValues>>,
         parameters: &D::Buffer<f32>,
     ) -> Self {
@@ -45,7 +48,8 @@ impl GraphKey {
             // weights of the tables with it.
             D::address(&D::view(parameters)),
         ];
-        Self { addresses, batch_size: dense.rows, num_indices: bags.num_indices() }
+        let (batch_size, num_indices, max_id) = (dense.rows, bags.num_indices(), I::MAX);
+        Self { addresses, batch_size, num_indices, max_id }
     }
 }
 

@@ -29,6 +29,8 @@ pub struct MemoryNeeds<'a> {
     pub batch_size: usize,
     /// The largest number of ids of a batch, those of all features together, slack included.
     pub num_indices: usize,
+    /// The bytes of an id.
+    pub id_bytes: usize,
 }
 
 /// The memory that a model takes, part by part.
@@ -131,7 +133,7 @@ impl MemoryPlan {
 /// Returns the bytes of a batch with `bags` bags on its way to the device.
 fn batch_bytes(needs: &MemoryNeeds<'_>, bags: usize) -> usize {
     let sample = words(&[needs.config.num_dense, 1]);
-    let id = 8 + if_any(needs.has_weights, 4);
+    let id = sum([needs.id_bytes, if_any(needs.has_weights, 4)]);
     sum([
         product([needs.batch_size, sample]),
         product([sum([bags, 1]), 8]),

@@ -2,7 +2,7 @@
 
 use super::buffers::BatchView;
 use super::optimizer::PerGroup;
-use crate::dtype::Scalar;
+use crate::dtype::{Index, Scalar};
 use crate::error::{Error, OffsetRule, Result, expect_size, invalid};
 use crate::ops::bags::{End, OffsetsOf};
 use crate::ops::matrix::matrix_name;
@@ -11,7 +11,7 @@ use crate::ops::{Backend, Bags, Extent, Host, Matrix, StagingOnly, StepValues, V
 const OP: &str = "Staging";
 
 /// A batch on the host.
-type HostBatch<'a> = BatchView<'a, Host, i64>;
+type HostBatch<'a, I> = BatchView<'a, Host, I>;
 
 /// A double buffer on a device for batches: while ops read one slot, the next batch is sent into
 /// the other.
@@ -20,11 +20,14 @@ type HostBatch<'a> = BatchView<'a, Host, i64>;
 /// [slack](Bags::has_slack), so that their sizes are the same. A batch whose bags have one id each
 /// comes without slack, and without offsets, which would be as many bytes as its ids.
 ///
+/// Ids of 32 bits (`u32`, `i32`) are half as many bytes as those of 64. Parts of more than 256 KiB
+/// are copied to memory that the device reads by the threads of rayon's pool.
+///
 /// A batch that does not fit together is refused before anything of it is sent, and so is one while
 /// ops are recorded ([`Error::Recording`]). After any error the last batch is still the one before.
-pub struct Staging<D: Backend> {
+pub struct Staging<D: Backend, I: Index = i64> {
     device: D,
-    slots: [Slot<D>; 2],
+    slots: [Slot<D, I>; 2],
     /// The slot of the last batch.
     current: usize,
     /// The number of ids that both slots have room for.
@@ -32,10 +35,10 @@ pub struct Staging<D: Backend> {
 }
 
 /// One half of the double buffer.
-struct Slot<D: Backend> {
+struct Slot<D: Backend, I: Index> {
     transfer: D::Transfer,
     dense: D::Buffer<f32>,
-    indices: D::Buffer<i64>,
+    indices: D::Buffer<I>,
     offsets: D::Buffer<i64>,
     /// The offsets on the host, if the batch has them in another form.
     host_offsets: Vec<i64>,
@@ -73,7 +76,7 @@ impl Sizes {
     };
 
     /// Returns the sizes of a batch in a slot with room for `room` ids.
-    fn new<D: Backend>(batch: &HostBatch<'_>, room: usize) -> Self {
+    fn new<D: Backend, I: Index>(batch: &HostBatch<'_, I>, room: usize) -> Self {
         let BatchView { dense, bags, labels } = batch;
         let num_bags = bags.offsets.num_bags(bags.num_indices()).unwrap_or(0);
         // The number of such bags is that of their ids, so these come without slack.
@@ -95,7 +98,7 @@ impl Sizes {
     }
 }
 
-impl<D: Backend> Staging<D> {
+impl<D: Backend, I: Index> Staging<D, I> {
     /// Makes empty slots, which grow with the largest batch.
     ///
     /// # Errors
@@ -111,7 +114,7 @@ impl<D: Backend> Staging<D> {
     /// # Errors
     /// Returns an error if the sizes of the batch do not fit together. Propagates errors of
     /// [`Device::alloc`](crate::ops::Device::alloc) and of the backend.
-    pub fn stage(&mut self, batch: BatchView<'_, Host, i64>) -> Result<BatchView<'_, D, i64>> {
+    pub fn stage(&mut self, batch: BatchView<'_, Host, I>) -> Result<BatchView<'_, D, I>> {
         self.receive(batch, None)?;
         Ok(self.view())
     }
@@ -119,7 +122,7 @@ impl<D: Backend> Staging<D> {
     /// Sends a batch to the device, and with it the values of a step.
     pub(super) fn receive(
         &mut self,
-        batch: BatchView<'_, Host, i64>,
+        batch: BatchView<'_, Host, I>,
         values: Option<PerGroup<StepValues>>,
     ) -> Result<()> {
         check(&batch)?;
@@ -132,7 +135,7 @@ impl<D: Backend> Staging<D> {
             self.room = num_indices + spare;
         }
         let slot = &mut self.slots[next];
-        let sizes = Sizes::new::<D>(&batch, self.room);
+        let sizes = Sizes::new::<D, I>(&batch, self.room);
         if slot.grow(&self.device, &sizes)? {
             // New memory is cleared behind the ops that were called before.
             D::release(&mut slot.transfer)?;
@@ -153,7 +156,7 @@ impl<D: Backend> Staging<D> {
     }
 
     /// Views the last batch. Before the first batch it views one without samples.
-    pub fn view(&self) -> BatchView<'_, D, i64> {
+    pub fn view(&self) -> BatchView<'_, D, I> {
         self.slots[self.current].view()
     }
 
@@ -164,7 +167,7 @@ impl<D: Backend> Staging<D> {
     }
 }
 
-impl<D: Backend> Slot<D> {
+impl<D: Backend, I: Index> Slot<D, I> {
     /// Makes a slot that holds a batch without samples.
     fn new(device: &D) -> Result<Self> {
         let (mut transfer, values) = (device.transfer(StagingOnly::new())?, device.alloc(2)?);
@@ -212,7 +215,7 @@ impl<D: Backend> Slot<D> {
     /// Sends everything but the dense features.
     fn send(
         &mut self,
-        batch: &HostBatch<'_>,
+        batch: &HostBatch<'_, I>,
         sizes: &Sizes,
         values: Option<PerGroup<StepValues>>,
     ) -> Result<()> {
@@ -245,7 +248,7 @@ impl<D: Backend> Slot<D> {
     }
 
     /// Views the batch.
-    fn view(&self) -> BatchView<'_, D, i64> {
+    fn view(&self) -> BatchView<'_, D, I> {
         let Sizes { batch_size, num_dense, indices, has_slack, .. } = self.sizes;
         let Sizes { offsets, has_labels, has_weights, .. } = self.sizes;
         let dense = D::slice(&self.dense, 0..batch_size * num_dense);
@@ -275,7 +278,7 @@ fn send_all<D: Backend, T: Scalar>(
 
 /// Checks the sizes of a batch against each other, and the end of the last bag: ids behind it are
 /// not its own. The ops that read offsets and ids find whatever else is wrong with them.
-pub(super) fn check(batch: &BatchView<'_, Host, i64>) -> Result<()> {
+pub(super) fn check<I: Index>(batch: &BatchView<'_, Host, I>) -> Result<()> {
     let BatchView { dense, bags, labels } = batch;
     let Bags { batch_size, indices, has_slack, offsets, per_sample_weights, .. } = *bags;
     expect_size(OP, "batch.bags.batch_size", batch_size, dense.rows)?;

@@ -58,10 +58,10 @@ impl<D: Backend> Dlrm<D> {
     /// # Errors
     /// Returns the errors of [`Self::train_step`]. A batch that does not fit the model, or whose
     /// parts do not fit together, is refused before it is sent.
-    pub fn train_staged(
+    pub fn train_staged<I: Index>(
         &mut self,
-        staging: &mut Staging<D>,
-        batch: BatchView<'_, Host, i64>,
+        staging: &mut Staging<D, I>,
+        batch: BatchView<'_, Host, I>,
     ) -> Result<()> {
         let values = self.step_values()?;
         self.check_staged(staging, &batch)?;
@@ -89,7 +89,11 @@ impl<D: Backend> Dlrm<D> {
 
     /// Checks a batch before it is sent. The ops check their arguments when they are called, but a
     /// replay calls none of them.
-    fn check_staged(&self, staging: &Staging<D>, batch: &BatchView<'_, Host, i64>) -> Result<()> {
+    fn check_staged<I: Index>(
+        &self,
+        staging: &Staging<D, I>,
+        batch: &BatchView<'_, Host, I>,
+    ) -> Result<()> {
         if !staging.is_on(&self.device) {
             return Err(invalid(
                 OP,

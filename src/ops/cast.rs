@@ -28,6 +28,7 @@ use super::device::Device;
 use super::matrix::{Matrix, MatrixMut, matrix_name};
 use crate::dtype::Element;
 use crate::error::{Result, invalid};
+use crate::size::product;
 
 /// The backend's side of the op. Call it through [`Cast::run`], which validates the arguments.
 pub trait CastOps: Device {
@@ -65,6 +66,11 @@ impl<D: CastOps, A: Element, B: Element> Cast<'_, D, A, B> {
         check_power_of_two(OP, "factor", self.factor)?;
         self.from.check(OP, matrix_name!("from"), self.to.rows, self.to.cols)?;
         self.to.check(OP, matrix_name!("to"), self.to.rows, self.to.cols)
+    }
+
+    /// Returns the least number of bytes moved: each value is read once and written once.
+    pub fn bytes_moved(&self) -> usize {
+        product([self.to.rows, self.to.cols, size_of::<A>() + size_of::<B>()])
     }
 }
 

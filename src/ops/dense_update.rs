@@ -33,6 +33,7 @@ use super::optimizer::{OptimizerStateMut, StepControl, UpdateRule, check_max_gra
 use super::views::{View, ViewMut};
 use crate::dtype::Element;
 use crate::error::{Result, expect_size};
+use crate::size::{product, sum};
 
 /// The backend's side of the op. Call it through [`Update::run`], which validates the arguments.
 pub trait DenseUpdateOps: Device {
@@ -136,5 +137,18 @@ impl<D: DenseUpdateOps, E: Element> Update<'_, D, E> {
         let check =
             |state: &ViewMut<'_, D, f32>, name| expect_size(OP, name, state.len(), elements);
         self.state.check(OP, self.rule.optimizer.for_dense(), check)
+    }
+
+    /// Returns the least number of bytes moved: the gradient is read once, parameters and state are
+    /// read and written once, and the rounded parameters are written once.
+    pub fn bytes_moved(&self) -> usize {
+        let elements = self.parameters.len();
+        let state = sum(self.rule.optimizer.for_dense().state_len(elements, elements));
+        let rounded = self.rounded.as_ref().map_or(0, ViewMut::len);
+        sum([
+            product([elements, 3 * 4]),
+            product([state, 2 * 4]),
+            product([rounded, size_of::<E>()]),
+        ])
     }
 }

@@ -160,11 +160,19 @@ impl<D: EmbeddingBagOps, E: Element, I: Index, O: Element> Forward<'_, D, E, I, 
     /// once, whatever the number of its ids. `argmax` is not counted. Assumes that all features
     /// have the same number of ids.
     pub fn bytes_moved(&self) -> usize {
-        let tables = self.tables.as_ref();
-        sum([
-            lookup_bytes::<E, I, D>(tables, &self.bags),
-            product([self.bags.batch_size, tables.width(), size_of::<O>()]),
-        ])
+        self.least_bytes(self.bags.num_indices())
+    }
+
+    /// Returns the least number of bytes moved if the ids name `distinct_rows` rows, counted as
+    /// [`Self::bytes_moved`] does, but with each of these rows once.
+    pub fn least_bytes(&self, distinct_rows: usize) -> usize {
+        let output = product([self.bags.batch_size, self.tables.as_ref().width(), size_of::<O>()]);
+        sum([self.bytes_read(distinct_rows), output])
+    }
+
+    /// Returns the bytes of the rows, each read once, and of the ids with all that belongs to them.
+    pub(crate) fn bytes_read(&self, distinct_rows: usize) -> usize {
+        lookup_bytes::<E, I, D>(self.tables.as_ref(), &self.bags, distinct_rows)
     }
 }
 
@@ -242,23 +250,18 @@ impl<D: EmbeddingBagOps, E: Element, I: Index, G: Element> WeightGrad<'_, D, E, 
     pub fn bytes_moved(&self) -> usize {
         let tables = self.tables.as_ref();
         sum([
-            lookup_bytes::<E, I, D>(tables, &self.bags),
+            lookup_bytes::<E, I, D>(tables, &self.bags, self.bags.num_indices()),
             product([self.bags.batch_size, tables.width(), size_of::<G>()]),
             product([self.grad_weights.len(), 4]),
         ])
     }
 }
 
-/// Returns the number of elements of all looked-up rows if every feature has the same number of
-/// ids.
-fn looked_up_elements<D: Device, I: Index>(tables: &TableBatch, bags: &Bags<'_, D, I>) -> usize {
-    product([bags.num_indices(), tables.width()]).checked_div(tables.features().len()).unwrap_or(0)
-}
-
-/// Returns the number of bytes that a lookup reads.
+/// Returns the number of bytes that a lookup reads if it reads `rows` rows.
 fn lookup_bytes<E: Element, I: Index, D: Device>(
     tables: &TableBatch,
     bags: &Bags<'_, D, I>,
+    rows: usize,
 ) -> usize {
-    sum([product([looked_up_elements(tables, bags), size_of::<E>()]), bags.bytes()])
+    sum([product([tables.elements_of_rows(rows), size_of::<E>()]), bags.bytes()])
 }

@@ -35,6 +35,7 @@ use super::device::Device;
 use super::optimizer::StepValues;
 use super::views::{View, ViewMut};
 use crate::error::{Result, expect_size};
+use crate::size::{product, sum};
 
 /// The policy for a step whose loss or gradient is infinite or not a number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -142,5 +143,12 @@ impl<D: FiniteCheckOps> Check<'_, D> {
         expect_size(OP, "loss", self.loss.len(), 1)?;
         expect_size(OP, "verdict", self.verdict.len(), Verdict::WORDS)?;
         self.values.map_or(Ok(()), |values| expect_size(OP, "values", values.len(), 1))
+    }
+
+    /// Returns the least number of bytes moved: loss and gradients are read once, the verdict is
+    /// read and written once.
+    pub fn bytes_moved(&self) -> usize {
+        let grads = sum(self.grads.iter().map(View::len));
+        sum([product([grads, 4]), product([1 + 2 * Verdict::WORDS, 8])])
     }
 }

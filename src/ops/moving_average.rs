@@ -20,6 +20,7 @@ use super::device::Device;
 use super::optimizer::StepControl;
 use super::views::{View, ViewMut};
 use crate::error::{Result, expect_size, invalid};
+use crate::size::product;
 
 /// The backend's side of the op. Call it through [`Update::run`], which validates the arguments.
 pub trait MovingAverageOps: Device {
@@ -85,5 +86,11 @@ impl<D: MovingAverageOps> Update<'_, D> {
         }
         self.control.check(OP)?;
         expect_size(OP, "average", self.average.len(), self.values.len())
+    }
+
+    /// Returns the least number of bytes moved: parameters are read once, the average is read and
+    /// written once.
+    pub fn bytes_moved(&self) -> usize {
+        product([3, self.values.len(), 4])
     }
 }

@@ -38,6 +38,7 @@ use super::matrix::{Matrix, MatrixMut};
 use super::precision::Precision;
 use crate::dtype::{Element, Index};
 use crate::error::Result;
+use crate::size::{product, sum};
 
 /// The backend's side of the op. Call it through [`Forward::run`], which validates the arguments.
 pub trait PooledInteractionOps: EmbeddingBagOps + InteractionOps {
@@ -112,6 +113,16 @@ impl<D: PooledInteractionOps, E: Element, I: Index, O: Element> Forward<'_, D, E
         self.lookup.validate()?;
         self.as_interaction().validate()?;
         backend.pooled_interaction_forward(self)
+    }
+
+    /// Returns the least number of bytes moved if the ids name `distinct_rows` rows: each of them,
+    /// the ids and the dense vectors are read once; the output, and the pooled vectors if they are
+    /// kept, are written once.
+    pub fn least_bytes(&self, distinct_rows: usize) -> usize {
+        let Self { lookup, interact: Interact { dense, output, keeps_pooled, .. } } = self;
+        let kept = if *keeps_pooled { lookup.output.cols } else { 0 };
+        let columns = sum([dense.cols, output.cols, kept]);
+        sum([lookup.bytes_read(distinct_rows), product([output.rows, columns, size_of::<O>()])])
     }
 
     /// Runs one op after the other.

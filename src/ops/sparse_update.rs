@@ -696,8 +696,21 @@ impl<D: SparseUpdateOps, E: Element, I: Index, G: Element> Update<'_, D, E, I, G
     /// segment in the order, `argmax` and `decay_scale` are not counted. Assumes that all features
     /// have the same number of ids.
     pub fn bytes_moved(&self) -> usize {
-        let (rows, elements) = (self.source.bags.num_indices(), looked_up(&self.source));
+        let rows = self.source.bags.num_indices();
+        let elements = self.source.tables.as_ref().elements_of_rows(rows);
         sum([self.source.bytes_moved(), step_bytes::<E>(&self.rule, rows, elements)])
+    }
+
+    /// Returns the least number of bytes moved if the ids name `distinct_rows` rows, counted as
+    /// [`Self::bytes_moved`] does, but with each of these rows once, and with the 12 bytes of its
+    /// number and its segment in the order.
+    pub fn least_bytes(&self, distinct_rows: usize) -> usize {
+        let elements = self.source.tables.as_ref().elements_of_rows(distinct_rows);
+        sum([
+            self.source.bytes_moved(),
+            product([distinct_rows, 8 + 4]),
+            step_bytes::<E>(&self.rule, distinct_rows, elements),
+        ])
     }
 }
 
@@ -778,15 +791,6 @@ pub fn step<'a, D: IndexSortOps + SparseUpdateOps, E: Element, I: Index>(
     Update::new(source, rule, weights, views, D::view_mut(workspace)).run(device)?;
     state.steps = number;
     Ok(())
-}
-
-/// Returns the number of elements of all looked-up rows if every feature has the same number of
-/// ids.
-fn looked_up<D: Device, I: Index, G: Element>(source: &PooledGrad<'_, D, I, G>) -> usize {
-    let tables = source.tables.as_ref();
-    product([source.bags.num_indices(), tables.width()])
-        .checked_div(tables.features().len())
-        .unwrap_or(0)
 }
 
 /// Returns the number of bytes that a step reads and writes of weights and state.

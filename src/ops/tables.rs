@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::error::{Result, invalid};
-use crate::size::sum;
+use crate::size::{product, sum};
 
 /// The pooling of the rows of a bag into one vector. An empty bag gives zeros in every mode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
@@ -251,6 +251,11 @@ impl TableBatch {
     /// Returns the number of columns of the pooled output: the sum of the features' dimensions.
     pub fn width(&self) -> usize {
         self.column_offsets[self.features.len()]
+    }
+
+    /// Returns the number of elements of `rows` rows that are spread evenly over the features.
+    pub(crate) fn elements_of_rows(&self, rows: usize) -> usize {
+        product([rows, self.width()]).checked_div(self.features.len()).unwrap_or(0)
     }
 
     /// Returns whether any feature is pooled by [`Pooling::Max`]: a gradient then needs the

@@ -57,7 +57,6 @@ impl<M: Memory, T> Copy for View<'_, M, T> {}
 
 impl<'a, M: Memory, T> View<'a, M, T> {
     /// Makes a view of memory of a device. The caller keeps it borrowed for `'a`.
-    #[cfg(feature = "cuda")]
     pub(crate) fn of_device(address: M::Address, len: usize) -> Self {
         Self { host: &[], address, len }
     }
@@ -80,7 +79,6 @@ impl<'a, M: Memory, T> View<'a, M, T> {
 
 impl<'a, M: Memory, T> ViewMut<'a, M, T> {
     /// Makes a view of memory of a device. The caller keeps it exclusively borrowed for `'a`.
-    #[cfg(feature = "cuda")]
     pub(crate) fn of_device(address: M::Address, len: usize) -> Self {
         Self { host: &mut [], address, len }
     }

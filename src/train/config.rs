@@ -150,9 +150,15 @@ pub struct TrainConfig {
     pub batch_size: usize,
     /// The seed of the initial parameters and of the order of the rows.
     pub seed: u64,
-    /// Training stops after this many epochs without a better validation score; 0 for never.
+    /// The steps or training rows between evaluations within an epoch: `{ steps = 1000 }` or
+    /// `{ rows = 1000000 }`, counted from the beginning of each epoch. The model is always measured
+    /// at the end of an epoch, too. If it is the best so far, it is written with a checkpoint,
+    /// which takes time if tables are large. Default: only at the end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub evaluate_every: Option<EvaluateEvery>,
+    /// Training stops after this many evaluations without a better validation score; 0 for never.
     pub patience: u32,
-    /// The validation score that selects the best epoch.
+    /// The validation score that selects the best model.
     pub select: Selection,
     /// The loss that training minimises.
     pub loss: Loss,
@@ -199,7 +205,30 @@ pub struct TrainConfig {
     pub dense: GroupConfig,
 }
 
-/// The validation score that selects the best epoch.
+/// The distance between evaluations within an epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EvaluateEvery {
+    /// A number of optimizer steps.
+    Steps(u64),
+    /// A number of training rows. The evaluation comes after the step that completes them.
+    Rows(u64),
+}
+
+impl EvaluateEvery {
+    /// Returns whether an evaluation is due after `done` batches of an epoch.
+    pub(super) fn is_due(self, done: u64, batch_size: usize) -> bool {
+        match self {
+            Self::Steps(steps) => done.is_multiple_of(steps),
+            Self::Rows(rows) => {
+                let completed = |done: u64| done.saturating_mul(batch_size as u64) / rows.max(1);
+                completed(done) > completed(done.saturating_sub(1))
+            }
+        }
+    }
+}
+
+/// The validation score that selects the best model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Selection {
@@ -219,6 +248,7 @@ impl Default for TrainConfig {
             epochs: 15,
             batch_size: 256,
             seed: 1,
+            evaluate_every: None,
             patience: 3,
             select: Selection::default(),
             loss: Loss::default(),

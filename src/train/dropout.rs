@@ -15,22 +15,25 @@ pub(super) struct Dropout<'a> {
 }
 
 impl Dropout<'_> {
-    /// Drops each id of a multi-valued feature with the probability `rate`, and fills `weights`
-    /// with the factors that compensate in expectation: `1 / (1 - rate)` for the remaining ids of
-    /// multi-valued features, 1 for those of single-valued features.
-    pub(super) fn apply(&self, batch: &mut Batch, weights: &mut Vec<f32>, step: u64) {
+    /// Drops each id of a multi-valued feature with the probability `rate`, and multiplies the
+    /// factors of the others so that they compensate in expectation: by `1 / (1 - rate)`. Ids of
+    /// other features stay as they are.
+    pub(super) fn apply(&self, batch: &mut Batch, step: u64) {
         let mut random = Philox::new(self.seed, STREAM + step);
         let keep_from = (f64::from(self.rate) * 2f64.powi(32)) as u32;
         let scale = 1.0 / (1.0 - self.rate);
-        weights.clear();
+        if batch.weights.is_empty() {
+            batch.weights.resize(batch.indices.len(), 1.0);
+        }
         let (mut start, mut kept) = (0, 0);
         for (f, feature) in self.features.iter().enumerate() {
             for bag in f * batch.batch_size..(f + 1) * batch.batch_size {
                 let end = batch.offsets[bag + 1] as usize;
                 for position in start..end {
                     if !feature.multi_valued || random.next_u32() >= keep_from {
+                        let factor = if feature.multi_valued { scale } else { 1.0 };
                         batch.indices[kept] = batch.indices[position];
-                        weights.push(if feature.multi_valued { scale } else { 1.0 });
+                        batch.weights[kept] = factor * batch.weights[position];
                         kept += 1;
                     }
                 }
@@ -39,6 +42,7 @@ impl Dropout<'_> {
             }
         }
         batch.indices.truncate(kept);
+        batch.weights.truncate(kept);
     }
 }
 
@@ -54,10 +58,11 @@ mod tests {
             num_embeddings: 1002,
             pooling: Pooling::Sum,
             multi_valued,
+            interpolated: false,
         };
         let features = [feature(false), feature(true)];
         let (batch_size, bag) = (2, 500);
-        let indices: Vec<i64> = (0..2 + 2 * bag).collect();
+        let indices: Vec<u32> = (0..2 + 2 * bag as u32).collect();
         let batch = Batch {
             batch_size,
             indices,
@@ -65,15 +70,12 @@ mod tests {
             ..Batch::default()
         };
         let dropped = |step| {
-            let (mut batch, mut weights) = (batch.clone(), vec![]);
-            Dropout { features: &features, rate: 0.25, seed: 1 }.apply(
-                &mut batch,
-                &mut weights,
-                step,
-            );
-            (batch, weights)
+            let mut batch = batch.clone();
+            Dropout { features: &features, rate: 0.25, seed: 1 }.apply(&mut batch, step);
+            batch
         };
-        let (after, weights) = dropped(1);
+        let after = dropped(1);
+        let weights = &after.weights;
         assert_eq!(after.indices[..2], [0, 1]);
         assert_eq!(weights[..2], [1.0, 1.0]);
         assert!(weights[2..].iter().all(|w| *w == 1.0 / 0.75));
@@ -88,10 +90,10 @@ mod tests {
         let middle = after.offsets[3] as usize;
         assert!(
             after.indices.is_sorted()
-                && after.indices[middle - 1] < 2 + bag
-                && after.indices[middle] >= 2 + bag
+                && after.indices[middle - 1] < 2 + bag as u32
+                && after.indices[middle] >= 2 + bag as u32
         );
-        assert_eq!(dropped(1), (after.clone(), weights));
-        assert_ne!(dropped(2).0, after);
+        assert_eq!(dropped(1), after);
+        assert_ne!(dropped(2), after);
     }
 }

@@ -431,6 +431,15 @@ const DENSE_COLUMN: &[Key] = &[
          none. A missing number has a bin of its own.",
     ),
     key(
+        "knots",
+        U64,
+        Value("0"),
+        "knots = 64",
+        "The number of knots at quantiles, between which the number is embedded as a function that \
+         is linear; 0 for none. It suits numbers that decide, beside `bins`: what lies next to \
+         each other stays alike. It has no meaning with max pooling.",
+    ),
+    key(
         "count",
         Switch,
         Value("false"),
@@ -597,18 +606,26 @@ const TRAIN: &[Key] = &[
         "The seed of the initial parameters and of the order of the rows.",
     ),
     key(
+        "evaluate_every",
+        OneOf(EVALUATE_EVERY),
+        Words("the end of each epoch only"),
+        "evaluate_every = { steps = 1000 }",
+        "The distance of evaluations on the validation rows within an epoch. There is also one at \
+         the end of every epoch.",
+    ),
+    key(
         "patience",
         U32,
         Value("3"),
         "patience = 3",
-        "Training stops after this many epochs without a better validation score; 0 for never.",
+        "Training stops after this many evaluations without a better validation score; 0 for never.",
     ),
     key(
         "select",
         Choice(&["loss", "logloss", "auc"]),
         Value("\"loss\""),
         "select = \"auc\"",
-        "The validation score that selects the best epoch: the lowest `loss` that training \
+        "The validation score that selects the best evaluation: the lowest `loss` that training \
          minimises, the lowest `logloss`, or the highest `auc`.",
     ),
     key(
@@ -708,6 +725,17 @@ const TRAIN: &[Key] = &[
         Words("that of `optimizer`"),
         "[train.dense]\nlearning_rate = 0.002",
         "The optimizer of the layers.",
+    ),
+];
+
+const EVALUATE_EVERY: &[Key] = &[
+    key("steps", U64, NONE, "steps = 1000", "The number of steps between two evaluations."),
+    key(
+        "rows",
+        U64,
+        NONE,
+        "rows = 1000000",
+        "The number of training rows between two evaluations.",
     ),
 ];
 

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::config::Config;
 use super::error::{TrainError, model_error};
-use super::record::EpochRecord;
+use super::record::EvaluationRecord;
 
 /// The version of the format that this program writes, and the only one that it reads.
 const FORMAT: u32 = 1;
@@ -82,8 +82,8 @@ pub struct Progress {
     pub step: u64,
     /// The epoch of the best model, from 1; 0 before there is one.
     pub best_epoch: u32,
-    /// The records of the finished epochs.
-    pub history: Vec<EpochRecord>,
+    /// The records of the evaluations so far.
+    pub history: Vec<EvaluationRecord>,
     /// The length of `metrics.jsonl`, which earlier versions stored here. It is accepted and
     /// ignored, because that file is written anew from `history`.
     #[serde(default, skip_serializing)]
@@ -137,19 +137,34 @@ impl Progress {
     fn check(&self, epochs: u32) -> Result<(), String> {
         let contradiction =
             |what: &str| Err(format!("not a manifest: {what} contradict each other"));
+        // Each epoch that is over was measured, and the current one may have been.
+        let follows = |(before, now): (u32, u32)| now >= before && now - before <= 1;
+        let measured = || self.history.iter().map(|record| record.epoch);
+        let in_order = std::iter::once(0).chain(measured()).zip(measured()).all(follows)
+            && measured().next().is_none_or(|first| first == 1)
+            && self.history.is_sorted_by(|a, b| a.step < b.step);
+        let last = self.history.last().map_or(0, |record| record.epoch);
+        let is_current = u64::from(last) == u64::from(self.epochs_done) + 1;
         if self.epochs_done > epochs
-            || self.history.len() as u64 != u64::from(self.epochs_done)
-            || (1..).zip(&self.history).any(|(epoch, record)| record.epoch != epoch)
+            || !in_order
+            || !(last == self.epochs_done || is_current && self.batches_done > 0)
+            || self.history.last().is_some_and(|record| record.step > self.step)
+            || self.history.iter().any(|record| !(0.0..=1.0).contains(&record.share_of_epoch))
         {
             return contradiction("the epochs in `progress`");
         }
-        if self.best_epoch > self.epochs_done || (self.best_epoch == 0) != (self.epochs_done == 0) {
-            return contradiction("`best_epoch` and `epochs_done`");
+        if self.best_epoch != self.best().map_or(0, |record| record.epoch) {
+            return contradiction("`best_epoch` and `history`");
         }
         if !(self.train_seconds.is_finite() && self.train_seconds >= 0.0) {
             return Err(format!("not a manifest: `train_seconds` is {}", self.train_seconds));
         }
         Ok(())
+    }
+
+    /// Returns the record of the best model; `None` before there is one.
+    pub fn best(&self) -> Option<&EvaluationRecord> {
+        self.history.iter().rfind(|record| record.best)
     }
 
     /// Checks the numbers against the training rows. An epoch has `rows` of them, in `batches`

@@ -38,9 +38,11 @@ pub(super) fn plan_memory<D: Backend>(
         optimizers: &settings.optimizers(1).map_err(message)?,
         has_averages: config.averaging() > 0.0,
         has_decay_scale: settings.even_decay,
-        has_weights: config.bag_dropout() > 0.0,
+        has_weights: config.bag_dropout() > 0.0
+            || encoder.features().iter().any(|feature| feature.interpolated),
         batch_size,
         num_indices,
+        id_bytes: size_of::<u32>(),
     };
     Ok(MemoryPlan::new(device, needs)?.of_members(settings.members))
 }

@@ -212,6 +212,74 @@ impl Predictions {
             .collect()
     }
 
+    /// Returns points `(recall, precision)`, in increasing order of the recall, at most about
+    /// `max_points`. None without positive samples.
+    pub fn precision_recall(&self, max_points: usize) -> Vec<(f64, f64)> {
+        let (chosen, positives) = (self.chosen(max_points), self.num_positives());
+        if positives == 0 {
+            return Vec::new();
+        }
+        let point = |(samples, right): (u64, u64)| {
+            (right as f64 / positives as f64, right as f64 / samples as f64)
+        };
+        chosen.into_iter().map(point).collect()
+    }
+
+    /// Returns points `(share of the samples, lift)`, at most about `max_points`: how many times as
+    /// many of the samples with the highest predictions are positive as of all. None without
+    /// positive samples.
+    pub fn lift(&self, max_points: usize) -> Vec<(f64, f64)> {
+        let (chosen, positives) = (self.chosen(max_points), self.num_positives());
+        if positives == 0 {
+            return Vec::new();
+        }
+        let all = self.len() as f64;
+        let base_rate = positives as f64 / all;
+        let point = |(samples, right): (u64, u64)| {
+            (samples as f64 / all, right as f64 / samples as f64 / base_rate)
+        };
+        chosen.into_iter().map(point).collect()
+    }
+
+    /// Returns the distribution of the predictions of each class over `bins` intervals of equal
+    /// length from 0 to the highest prediction: the end of the last interval, and for negative and
+    /// positive samples the share of each interval.
+    pub fn histograms(&self, bins: usize) -> (f64, [Vec<f64>; 2]) {
+        let end = f64::from(self.probabilities.iter().copied().fold(0.0, f32::max));
+        let mut counts = [vec![0u64; bins.max(1)], vec![0u64; bins.max(1)]];
+        for (&p, &y) in self.probabilities.iter().zip(&self.labels) {
+            let of_class = &mut counts[usize::from(y >= 0.5)];
+            let bin = (f64::from(p) / end * of_class.len() as f64) as usize;
+            let last = of_class.len() - 1;
+            of_class[bin.min(last)] += 1;
+        }
+        let shares = |counts: Vec<u64>| -> Vec<f64> {
+            let all = counts.iter().sum::<u64>().max(1) as f64;
+            counts.into_iter().map(|count| count as f64 / all).collect()
+        };
+        (end, counts.map(shares))
+    }
+
+    fn num_positives(&self) -> u64 {
+        self.labels.iter().filter(|&&y| y >= 0.5).count() as u64
+    }
+
+    /// Returns the numbers of samples and of positive samples above falling thresholds, about
+    /// `max_points` of them at equal distances, up to all samples. Equal predictions stay together.
+    fn chosen(&self, max_points: usize) -> Vec<(u64, u64)> {
+        let every = (self.len() as u64).div_ceil(max_points.max(1) as u64).max(1);
+        let (mut points, mut samples, mut positives, mut next) = (Vec::new(), 0, 0, every);
+        for (_, negative, positive) in self.runs().into_iter().rev() {
+            samples += negative + positive;
+            positives += positive;
+            if samples >= next || samples == self.len() as u64 {
+                points.push((samples, positives));
+                next = samples + every;
+            }
+        }
+        points
+    }
+
     /// Returns the predictions as tensors of a checkpoint.
     pub(super) fn export(&self) -> [NamedTensor; 2] {
         let (probabilities, labels) = self.parts();
@@ -366,6 +434,26 @@ mod tests {
         let p = predictions(&[(0.9, 1.0), (0.8, 1.0), (0.7, 0.0), (0.1, 0.0)]);
         assert_eq!(p.roc(100), [(0.0, 0.0), (0.0, 0.5), (0.0, 1.0), (0.5, 1.0), (1.0, 1.0)]);
         assert_eq!(p.roc(1).last(), Some(&(1.0, 1.0)));
+        // Of four samples, the upper two are positive.
+        let third = 2.0 / 3.0;
+        assert_eq!(p.precision_recall(100), [(0.5, 1.0), (1.0, 1.0), (1.0, third), (1.0, 0.5)]);
+        assert_eq!(p.lift(100), [(0.25, 2.0), (0.5, 2.0), (0.75, third / 0.5), (1.0, 1.0)]);
+        assert_eq!(p.lift(2), [(0.5, 2.0), (1.0, 1.0)]);
+        // The intervals are 0.3 long.
+        let (end, [negatives, positives]) = p.histograms(3);
+        assert_eq!(
+            (end, negatives, positives),
+            (0.9f32.into(), vec![0.5, 0.0, 0.5], vec![0.0, 0.0, 1.0])
+        );
+        // Equal predictions cannot be told apart.
+        let ties = predictions(&[(0.5, 1.0), (0.5, 0.0), (0.5, 0.0), (0.5, 1.0)]);
+        assert_eq!(
+            (ties.lift(100), ties.precision_recall(100)),
+            (vec![(1.0, 1.0)], vec![(1.0, 0.5)])
+        );
+        let none = predictions(&[(0.0, 0.0)]);
+        assert!(none.lift(9).is_empty() && none.precision_recall(9).is_empty());
+        assert_eq!(none.histograms(2), (0.0, [vec![1.0, 0.0], vec![0.0, 0.0]]));
         let curve = p.calibration_curve(2);
         assert_eq!((curve[0].1, curve[1].1), (0.0, 1.0));
         assert!((curve[0].0 - 0.4).abs() < 1e-6 && (curve[1].0 - 0.85).abs() < 1e-6);

@@ -1,17 +1,21 @@
 //! Applies a model to rows: to a dataset in memory during training, or to streamed text.
 
+use std::ops::Range;
 use std::path::Path;
 
 use super::config::Config;
 use super::dropout::Dropout;
 use super::error::{Result, TrainError, model_error, out_of_memory};
+use super::importance::{ColumnImportance, importance};
 use super::manifest::Manifest;
 use super::metrics::Predictions;
 use super::model_dir::ModelDir;
 use super::pending_results::PendingResults;
 use super::tensor_file::{TensorFile, TensorLayout};
-use crate::data::{Batch, Dataset, Encoder, LabelUse, Part, ReadReport, RowStream, Source};
-use crate::nn::{BatchView, Dlrm, MemoryPlan, NamedTensor, Prefixed, Staging, sigmoid};
+use crate::data::{Batch, Dataset, Encoder, LabelUse, Part, ReadReport, RowStream, Source, Texts};
+use crate::nn::{
+    BatchView, Dlrm, MemoryPlan, NamedTensor, Prefixed, Staging, TensorSource, sigmoid,
+};
 use crate::ops::finite_check::Verdict;
 use crate::ops::{Backend, Bags, Host, Matrix, View};
 use crate::size::{filled, product, with_room};
@@ -23,11 +27,10 @@ const BATCH_SIZE: usize = 2048;
 pub(super) struct Scorer<D: Backend> {
     pub(super) members: Vec<Dlrm<D>>,
     device: D,
-    staging: Staging<D>,
+    staging: Staging<D, u32>,
     pending: PendingResults<D>,
     probabilities: Vec<f32>,
     sum: Vec<f32>,
-    weights: Vec<f32>,
 }
 
 /// Returns the prefix of the names of a member's tensors.
@@ -61,9 +64,9 @@ impl<D: Backend> Scorer<D> {
             Ok(Dlrm::new(device.clone(), dlrm.clone(), member_seed(config.train.seed, member))?)
         };
         let members = (0..config.train.members).map(member).collect::<Result<_>>()?;
-        let (probabilities, sum, weights) = (Vec::new(), Vec::new(), Vec::new());
+        let (probabilities, sum) = (Vec::new(), Vec::new());
         let (staging, pending) = (Staging::new(&device)?, PendingResults::new(&device)?);
-        Ok(Self { members, device, staging, pending, probabilities, sum, weights })
+        Ok(Self { members, device, staging, pending, probabilities, sum })
     }
 
     /// Calls a function for every member.
@@ -102,6 +105,32 @@ impl<D: Backend> Scorer<D> {
         Ok(())
     }
 
+    /// Loads the parameters of a model whose tables may have fewer rows, from the first row on; the
+    /// other rows keep their values. Returns the tensors of all members.
+    pub(super) fn load_grown(&mut self, known: &TensorFile) -> Result<Vec<NamedTensor>> {
+        let mut tensors = self.tensors(|member| member.tensors())?;
+        for tensor in &mut tensors {
+            let missing = || crate::Error::TensorMissing { name: tensor.name.clone() };
+            let (dtype, shape, bytes) = known.tensor(&tensor.name).ok_or_else(missing)?;
+            let fits = match (shape.split_first(), tensor.shape.split_first()) {
+                (Some((rows, width)), Some((all, of_all))) => rows <= all && width == of_all,
+                _ => shape == tensor.shape,
+            };
+            match tensor.bytes.get_mut(..bytes.len()).filter(|_| fits && dtype == tensor.dtype) {
+                Some(first) => first.copy_from_slice(bytes),
+                None => {
+                    let (name, expected) = (tensor.name.clone(), tensor.shape.clone());
+                    let got = shape.to_vec();
+                    return Err(crate::Error::TensorShape { name, expected, got }.into());
+                }
+            }
+        }
+        for (k, member) in self.members.iter_mut().enumerate() {
+            member.load(&Prefixed { source: tensors.as_slice(), prefix: &member_prefix(k) })?;
+        }
+        Ok(tensors)
+    }
+
     /// Trains a member on a batch for one step; `dropout` removes some ids. This does not wait for
     /// the device: [`Self::collect`] does.
     pub(super) fn learn(
@@ -112,11 +141,10 @@ impl<D: Backend> Scorer<D> {
     ) -> Result<()> {
         let members = self.members.len();
         let model = &mut self.members[member];
-        let weights = dropout.map(|dropout| {
-            dropout.apply(batch, &mut self.weights, model.step() + 1);
-            self.weights.as_slice()
-        });
-        model.train_staged(&mut self.staging, view(batch, model.config().num_dense, weights))?;
+        if let Some(dropout) = dropout {
+            dropout.apply(batch, model.step() + 1);
+        }
+        model.train_staged(&mut self.staging, view(batch, model.config().num_dense))?;
         self.pending.note(model, (member, members), &batch.labels)
     }
 
@@ -141,7 +169,7 @@ impl<D: Backend> Scorer<D> {
         let Some(num_dense) = self.members.first().map(|model| model.config().num_dense) else {
             return Ok(&self.sum);
         };
-        let staged = self.staging.stage(view(batch, num_dense, None))?;
+        let staged = self.staging.stage(view(batch, num_dense))?;
         for model in &mut self.members {
             model.predict(staged, &mut self.probabilities)?;
             self.sum.iter_mut().zip(&self.probabilities).for_each(|(sum, p)| *sum += p);
@@ -152,17 +180,29 @@ impl<D: Backend> Scorer<D> {
 
     /// Predicts all rows. The logits stay on the device until the last batch.
     pub(super) fn score(&mut self, dataset: &Dataset, batch: &mut Batch) -> Result<Predictions> {
-        let (rows, members) = (dataset.len(), self.members.len());
+        self.score_with(dataset.len(), batch, |rows, batch| {
+            let rows: Vec<u32> = rows.map(|row| row as u32).collect();
+            dataset.gather(&rows, batch);
+        })
+    }
+
+    /// Predicts rows that `fill` puts into the batch, as [`Self::score`] does.
+    pub(super) fn score_with(
+        &mut self,
+        rows: usize,
+        batch: &mut Batch,
+        mut fill: impl FnMut(Range<usize>, &mut Batch),
+    ) -> Result<Predictions> {
+        let members = self.members.len();
         let mut logits = self.device.alloc::<f32>(product([members, rows]))?;
         let mut labels = with_room(rows)?;
         for start in (0..rows).step_by(BATCH_SIZE) {
             let end = rows.min(start + BATCH_SIZE);
-            let numbers: Vec<u32> = (start as u32..end as u32).collect();
-            dataset.gather(&numbers, batch);
+            fill(start..end, batch);
             labels.extend_from_slice(&batch.labels);
             for (k, model) in self.members.iter_mut().enumerate() {
                 let staged = match k {
-                    0 => self.staging.stage(view(batch, model.config().num_dense, None))?,
+                    0 => self.staging.stage(view(batch, model.config().num_dense))?,
                     _ => self.staging.view(),
                 };
                 model.logits_on_device(
@@ -188,14 +228,10 @@ fn mean(sum: &mut [f32], members: usize) {
     sum.iter_mut().for_each(|sum| *sum /= members as f32);
 }
 
-/// Returns a batch as the engine's view, with an optional factor for every id.
-fn view<'a>(
-    batch: &'a Batch,
-    num_dense: usize,
-    weights: Option<&'a [f32]>,
-) -> BatchView<'a, Host, i64> {
+/// Returns a batch as the engine's view.
+fn view(batch: &Batch, num_dense: usize) -> BatchView<'_, Host, u32> {
     let mut bags = Bags::new(batch.batch_size, &batch.indices, &batch.offsets);
-    bags.per_sample_weights = weights.map(View::from);
+    bags.per_sample_weights = Some(&batch.weights).filter(|w| !w.is_empty()).map(View::from);
     BatchView {
         dense: Matrix::contiguous(&batch.dense, batch.batch_size, num_dense),
         bags,
@@ -218,6 +254,19 @@ pub(super) fn read_model(path: &Path) -> Result<(Manifest, Encoder, TensorFile)>
     })?;
     tensors.expect_finite().map_err(|reason| model_error(path, format!("damaged: {reason}")))?;
     Ok((manifest, encoder, tensors))
+}
+
+/// A batch of rows with their predictions.
+#[derive(Clone, Copy, Debug)]
+pub struct Scored<'a> {
+    /// The probability of each row.
+    pub probabilities: &'a [f32],
+    /// The encoded rows; the labels are NaN if they are missing.
+    pub batch: &'a Batch,
+    /// The texts of the columns that were asked for.
+    pub texts: &'a Texts,
+    /// The number of bytes read so far, and the total.
+    pub bytes_read: (u64, u64),
 }
 
 /// A trained model that reads raw text and predicts.
@@ -267,12 +316,51 @@ impl<D: Backend> TrainedModel<D> {
         part: Option<Part>,
         mut visit: impl FnMut(&[f32], &[f32], (u64, u64)) -> Result<(), E>,
     ) -> Result<ReadReport, E> {
-        let mut rows =
-            RowStream::open(&self.encoder, sources, labels, part).map_err(TrainError::from)?;
+        self.predict_with(sources, labels, part, &[], |scored| {
+            visit(scored.probabilities, &scored.batch.labels, scored.bytes_read)
+        })
+    }
+
+    /// Predicts all rows as [`Self::predict`] does. `visit` also receives the encoded rows, and the
+    /// texts of these columns, as [`RowStream::with_texts_of`] keeps them.
+    ///
+    /// # Errors
+    /// Returns the errors of [`Self::predict`], and an error for a column that the files lack.
+    pub fn predict_with<E: From<TrainError>>(
+        &mut self,
+        sources: impl IntoIterator<Item = Source>,
+        labels: LabelUse,
+        part: Option<Part>,
+        columns: &[String],
+        mut visit: impl FnMut(&Scored<'_>) -> Result<(), E>,
+    ) -> Result<ReadReport, E> {
+        let mut rows = RowStream::open(&self.encoder, sources, labels, part)
+            .map_err(TrainError::from)?
+            .with_texts_of(columns);
         let mut batch = Batch::default();
         while rows.next_batch(BATCH_SIZE, &mut batch).map_err(TrainError::from)? {
-            visit(self.scorer.predict(&batch)?, &batch.labels, rows.bytes_read())?;
+            visit(&Scored {
+                probabilities: self.scorer.predict(&batch)?,
+                batch: &batch,
+                texts: rows.texts(),
+                bytes_read: rows.bytes_read(),
+            })?;
         }
         Ok(rows.report())
+    }
+
+    /// Measures how much worse the model is on rows in which the values of one column are shuffled,
+    /// for each column; see [`importance`]. `progress` is called with the number of columns that
+    /// are done and the total.
+    ///
+    /// # Errors
+    /// Returns the errors of the device.
+    pub fn importance(
+        &mut self,
+        rows: &Dataset,
+        mut progress: impl FnMut(u64, u64),
+    ) -> Result<Vec<ColumnImportance>> {
+        let loss = self.manifest.config.train.loss;
+        importance(&mut self.scorer, &self.encoder, rows, loss, &mut progress)
     }
 }

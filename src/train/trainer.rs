@@ -6,14 +6,16 @@ use std::time::Instant;
 use super::config::{Config, Selection, TrainConfig};
 use super::dropout::Dropout;
 use super::error::{Result, TrainError, io_error, model_error, out_of_memory};
+use super::importance::importance;
 use super::manifest::Manifest;
 use super::memory::plan_memory;
 use super::metrics::{Metrics, Predictions};
-use super::model::{Scorer, expect_parameters, member_seed};
+use super::model::{Scorer, expect_parameters, member_seed, read_model};
 use super::model_dir::{METRICS, RunDir};
 use super::pending_results::PendingResults;
-use super::record::{EpochRecord, Outcome};
-use super::report::write_report;
+use super::record::{EvaluationRecord, Outcome};
+use super::report::{Report, ReportOptions};
+use super::tensor_file::TensorFile;
 use crate::data::{Batch, Dataset, Encoder, Note, Splits};
 use crate::nn::{Dlrm, MemoryPlan};
 use crate::ops::Backend;
@@ -50,9 +52,13 @@ pub trait Observer {
     fn replaced(&mut self, kept: &Path) {
         let _ = kept;
     }
-    /// Reports the end of an epoch.
-    fn epoch(&mut self, record: &EpochRecord) {
+    /// Reports that the model was measured, at the end of an epoch or within one.
+    fn evaluation(&mut self, record: &EvaluationRecord) {
         let _ = record;
+    }
+    /// Reports that the importance of `done` of `total` columns is known.
+    fn importance(&mut self, done: u64, total: u64) {
+        let _ = (done, total);
     }
     /// Returns whether to write a checkpoint and stop. It is called after every batch.
     fn stop_requested(&self) -> bool {
@@ -72,12 +78,13 @@ pub struct Trainer<D: Backend> {
     encoder: Encoder,
     scorer: Scorer<D>,
     batch: Batch,
-    /// The predictions of the current epoch's training rows.
+    /// The predictions of the training rows since the last evaluation.
     predictions: Predictions,
     /// The number of batches skipped since the run began or was resumed.
     skipped: u64,
     /// The memory that training needs.
     memory: MemoryPlan,
+    report: ReportOptions,
 }
 
 impl<D: Backend> Trainer<D> {
@@ -96,12 +103,64 @@ impl<D: Backend> Trainer<D> {
         let encoder = Encoder::fit(&config.data, folder, &mut |done, total| {
             observer.reading("statistics", done, total)
         })?;
+        Self::start(device, config, folder, dir, (encoder, None), observer)
+    }
+
+    /// Goes on from the model in the directory `from` with the rows of `config`, as a run of its
+    /// own. The parameters are those of that model. Values that it does not know get new rows, with
+    /// initial values as in a new model; see [`Encoder::grow`]. Optimizers, averages and schedule
+    /// begin anew.
+    ///
+    /// # Errors
+    /// Returns the errors of [`Self::new`], and [`TrainError::Model`] if the model there is damaged
+    /// or has other sizes than `config` says.
+    pub fn continue_from(
+        device: D,
+        config: Config,
+        folder: &Path,
+        dir: RunDir,
+        from: &Path,
+        observer: &mut dyn Observer,
+    ) -> Result<Self> {
+        let (known, encoder, tensors) = read_model(from)?;
+        let differs = match (known.config.model == config.model, known.config.train.members) {
+            (false, _) => Some("[model] of the configuration is not that of this model".to_owned()),
+            (true, members) if members != config.train.members => Some(format!(
+                "it has {members} members, but `train.members` is {}",
+                config.train.members
+            )),
+            _ => None,
+        };
+        if let Some(reason) = differs {
+            return Err(model_error(from, format!("training cannot go on from it: {reason}")));
+        }
+        let encoder = encoder.grow(&config.data, folder, &mut |done, total| {
+            observer.reading("statistics", done, total)
+        })?;
+        Self::start(device, config, folder, dir, (encoder, Some(tensors)), observer)
+    }
+
+    /// Builds the model of a new run, whose parameters may be known, and makes it take effect.
+    fn start(
+        device: D,
+        config: Config,
+        folder: &Path,
+        dir: RunDir,
+        (encoder, known): (Encoder, Option<TensorFile>),
+        observer: &mut dyn Observer,
+    ) -> Result<Self> {
         let folder = std::path::absolute(folder).map_err(io_error("resolve", folder))?;
         let mut manifest = Manifest::new(config, folder);
         let mut trainer = Self::build(device, dir, manifest.clone(), encoder, observer)?;
         manifest.progress.rows = trainer.rows();
         trainer.dir.write_encoder(&mut manifest, &trainer.encoder)?;
         trainer.manifest = manifest;
+        if let Some(known) = known {
+            // They are the model until there is a better one, and `--resume` begins with them.
+            let tensors = trainer.scorer.load_grown(&known)?;
+            trainer.dir.write_tensors(&mut trainer.manifest, "best", &tensors)?;
+            trainer.start_averages()?;
+        }
         trainer.commit(observer)?;
         Ok(trainer)
     }
@@ -190,23 +249,50 @@ impl<D: Backend> Trainer<D> {
         let scorer = scorer().map_err(out_of_memory(&memory))?;
         observer.ready(&splits, &encoder, scorer.members.iter().map(Dlrm::num_parameters).sum());
         let (batch, predictions) = (Batch::default(), Predictions::default());
-        Ok(Self { dir, scorer, manifest, splits, encoder, batch, predictions, skipped: 0, memory })
+        let (skipped, report) = (0, ReportOptions::default());
+        Ok(Self {
+            dir,
+            scorer,
+            manifest,
+            splits,
+            encoder,
+            batch,
+            predictions,
+            skipped,
+            memory,
+            report,
+        })
     }
 
-    /// Starts from the parameters of a model that was imported: it has a model before the first
-    /// step. Does nothing if there is none.
+    /// Returns the manifest: the configuration and the progress of training.
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// Sets what the report of the run shows.
+    pub fn report_with(self, report: ReportOptions) -> Self {
+        Self { report, ..self }
+    }
+
+    /// Starts from the parameters of a model that was imported or that training went on from: there
+    /// is a model before the first step. Does nothing if there is none.
     fn start_from_imported(&mut self) -> Result<()> {
         if !self.manifest.files.contains_key("best") {
             return Ok(());
         }
         let expected = expect_parameters(&self.manifest.config, &self.encoder);
         let imported = self.dir.dir().read_tensors(&self.manifest, "best", expected)?;
+        self.scorer.load(&imported, |member, file| member.load(file))?;
+        self.start_averages()
+    }
+
+    /// Makes the averages, if there are any, begin at the parameters.
+    fn start_averages(&mut self) -> Result<()> {
         let averaging = self.manifest.config.averaging();
-        self.scorer.load(&imported, |member, file| {
-            member.load(file)?;
-            // The averages begin at the parameters.
-            if averaging > 0.0 { member.average_with(averaging) } else { Ok(()) }
-        })
+        match averaging > 0.0 {
+            true => self.scorer.each(|member| member.average_with(averaging)),
+            false => Ok(()),
+        }
     }
 
     fn rows(&self) -> [u64; 3] {
@@ -230,15 +316,27 @@ impl<D: Backend> Trainer<D> {
 
     fn is_over(&self) -> bool {
         let (train, progress) = (&self.manifest.config.train, &self.manifest.progress);
-        let waited = progress.epochs_done - progress.best_epoch.min(progress.epochs_done);
-        let out_of_patience =
-            train.patience > 0 && !self.splits.validation.is_empty() && waited >= train.patience;
+        let waited = progress.history.iter().rev().take_while(|record| !record.best).count();
+        let out_of_patience = train.patience > 0
+            && !self.splits.validation.is_empty()
+            && waited >= train.patience as usize;
         progress.epochs_done >= train.epochs || out_of_patience
+    }
+
+    /// Returns whether the model must be measured now, within an epoch.
+    fn is_evaluation_due(&self) -> bool {
+        let (train, progress) = (&self.manifest.config.train, &self.manifest.progress);
+        // Without a new prediction since then, all batches were skipped, and nothing was learned.
+        progress.batches_done > 0
+            && !self.predictions.is_empty()
+            && train
+                .evaluate_every
+                .is_some_and(|every| every.is_due(progress.batches_done, train.batch_size))
     }
 
     fn epoch(&mut self, observer: &mut dyn Observer) -> Result<()> {
         let epoch = self.manifest.progress.epochs_done + 1;
-        let TrainConfig { batch_size, seed, checkpoint_seconds: every, .. } =
+        let TrainConfig { batch_size, seed, evaluate_every, checkpoint_seconds: every, .. } =
             self.manifest.config.train;
         let rate = self.manifest.config.bag_dropout();
         let num_rows = self.splits.train.len();
@@ -253,7 +351,15 @@ impl<D: Backend> Trainer<D> {
             (0..self.scorer.members.len()).map(order).collect::<Result<Vec<Vec<u32>>>>()?;
         let total = num_rows.div_ceil(batch_size) as u64;
         let (mut checkpoint, mut pending) = (Instant::now(), 0);
-        for done in self.manifest.progress.batches_done + 1..=total {
+        while self.manifest.progress.batches_done < total {
+            // After a checkpoint at this place, the evaluation is still due.
+            if self.is_evaluation_due() {
+                self.evaluate(epoch, observer)?;
+                if self.is_over() {
+                    return Ok(());
+                }
+            }
+            let done = self.manifest.progress.batches_done + 1;
             let started = Instant::now();
             let start = (done as usize - 1) * batch_size;
             let rows = start..num_rows.min(start + batch_size);
@@ -274,14 +380,18 @@ impl<D: Backend> Trainer<D> {
             let stop = observer.stop_requested();
             let is_due = every > 0 && checkpoint.elapsed().as_secs() >= every;
             pending += 1;
-            if stop || is_due || done == total || pending == PendingResults::<D>::BATCHES {
+            if stop
+                || is_due
+                || done == total
+                || evaluate_every.is_some_and(|every| every.is_due(done, batch_size))
+                || pending == PendingResults::<D>::BATCHES
+            {
                 pending = 0;
                 self.collect((epoch, done, total), observer)?;
             }
             self.manifest.progress.train_seconds += started.elapsed().as_secs_f64();
             if stop || is_due {
-                self.write_state()?;
-                self.commit(observer)?;
+                self.checkpoint(observer)?;
                 checkpoint = Instant::now();
             }
             if stop {
@@ -316,54 +426,77 @@ impl<D: Backend> Trainer<D> {
         Ok(())
     }
 
+    /// Measures the model at the end of an epoch, and writes a checkpoint.
     fn end_epoch(&mut self, epoch: u32, observer: &mut dyn Observer) -> Result<()> {
-        let no_rows = || {
+        let progress = &self.manifest.progress;
+        if !self.predictions.is_empty() {
+            self.evaluate(epoch, observer)?;
+        } else if progress.history.last().is_none_or(|record| record.epoch < epoch) {
             let all_skipped = !self.splits.train.is_empty();
             let reason =
                 if all_skipped { "the loss of no batch is finite" } else { "no training rows" };
-            model_error(self.dir.dir().path(), reason)
+            return Err(model_error(self.dir.dir().path(), reason));
+        }
+        self.manifest.progress.epochs_done = epoch;
+        self.manifest.progress.batches_done = 0;
+        self.checkpoint(observer)?;
+        self.write_metrics(None)
+    }
+
+    /// Measures the model, and keeps it if it is the best one so far. Within an epoch, a checkpoint
+    /// makes that take effect.
+    fn evaluate(&mut self, epoch: u32, observer: &mut dyn Observer) -> Result<()> {
+        let TrainConfig { loss, select, .. } = self.manifest.config.train;
+        let Some(train) = std::mem::take(&mut self.predictions).metrics_of(loss) else {
+            return Ok(());
         };
-        let loss = self.manifest.config.train.loss;
-        let train = self.predictions.metrics_of(loss).ok_or_else(no_rows)?;
-        self.predictions = Predictions::default();
         self.scorer.each(Dlrm::swap_averages)?;
         let validation =
             self.scorer.score(&self.splits.validation, &mut self.batch)?.metrics_of(loss);
-        let progress = &mut self.manifest.progress;
-        let before = progress
-            .history
-            .iter()
-            .fold((0.0, 0), |sum, r| (sum.0 + r.seconds, sum.1 + r.train.samples));
-        let seconds = progress.train_seconds - before.0;
-        let samples_per_second = rate(progress.samples - before.1, seconds);
-        let select = self.manifest.config.train.select;
-        let best_before = progress.history.iter().rev().find(|record| record.best);
-        let best = match (&validation, best_before.and_then(|record| record.validation.as_ref())) {
+        let progress = &self.manifest.progress;
+        let seconds =
+            progress.history.iter().fold(progress.train_seconds, |rest, r| rest - r.seconds);
+        let last = progress.history.last().map_or(0, |record| record.step);
+        let samples = progress.samples - self.samples_until(last);
+        let best = match (&validation, progress.best().and_then(|r| r.validation.as_ref())) {
             (Some(now), Some(before)) => is_better(select, now, before),
             _ => true,
         };
-        let record = EpochRecord {
+        let rows = self.splits.train.len() as u64;
+        let record = EvaluationRecord {
             epoch,
+            share_of_epoch: (progress.samples - u64::from(epoch - 1) * rows) as f64 / rows as f64,
             step: progress.step,
             train,
             validation,
             best,
             seconds,
-            samples_per_second,
+            samples_per_second: rate(samples, seconds),
         };
-        observer.epoch(&record);
-        progress.epochs_done = epoch;
-        progress.batches_done = 0;
+        observer.evaluation(&record);
+        let is_within = !record.ends_epoch();
+        self.manifest.progress.history.push(record);
         if best {
-            progress.best_epoch = epoch;
+            self.manifest.progress.best_epoch = epoch;
             let tensors = self.scorer.tensors(|member| member.tensors())?;
             self.dir.write_tensors(&mut self.manifest, "best", &tensors)?;
         }
         self.scorer.each(Dlrm::swap_averages)?;
-        self.manifest.progress.history.push(record);
-        self.write_state()?;
-        self.commit(observer)?;
-        self.write_metrics(None)
+        if is_within {
+            if best {
+                self.checkpoint(observer)?;
+            }
+            self.write_metrics(None)?;
+        }
+        Ok(())
+    }
+
+    /// Returns the number of samples in the first steps of the run.
+    fn samples_until(&self, step: u64) -> u64 {
+        let (rows, batch_size) =
+            (self.splits.train.len() as u64, self.manifest.config.train.batch_size as u64);
+        let steps = rows.div_ceil(batch_size).max(1);
+        step / steps * rows + (step % steps * batch_size).min(rows)
     }
 
     fn finish(mut self, observer: &mut dyn Observer) -> Result<Outcome> {
@@ -371,16 +504,32 @@ impl<D: Backend> Trainer<D> {
         let best = self.dir.dir().read_tensors(&self.manifest, "best", expected)?;
         self.scorer.load(&best, |member, file| member.load(file))?;
         let test = self.scorer.score(&self.splits.test, &mut self.batch)?;
+        let loss = self.manifest.config.train.loss;
+        let rows = if test.is_empty() { &self.splits.validation } else { &self.splits.test };
+        let measure = || {
+            let progress = &mut |done, total| observer.importance(done, total);
+            importance(&mut self.scorer, &self.encoder, rows, loss, progress)
+        };
+        let importance = self.report.importance.then(measure).transpose()?;
         let progress = &self.manifest.progress;
-        let of_best = progress.history.iter().find(|record| record.epoch == progress.best_epoch);
+        let of_best = progress.best();
         let outcome = Outcome {
-            test: test.metrics_of(self.manifest.config.train.loss),
+            test: test.metrics_of(loss),
             validation: of_best.and_then(|record| record.validation),
             best_epoch: progress.best_epoch,
+            best_step: of_best.map_or(0, |record| record.step),
             train_seconds: progress.train_seconds,
             samples_per_second: rate(progress.samples, progress.train_seconds),
+            importance,
         };
-        write_report(&self.dir, &self.manifest, &outcome, &test)?;
+        let report = Report {
+            manifest: &self.manifest,
+            outcome: &outcome,
+            splits: &self.splits,
+            test: &test,
+            config_text: self.report.config_text.as_deref(),
+        };
+        report.write(&self.dir)?;
         self.write_metrics(Some(&outcome))?;
         if !self.manifest.progress.finished {
             self.manifest.progress.finished = true;
@@ -391,8 +540,8 @@ impl<D: Backend> Trainer<D> {
         Ok(outcome)
     }
 
-    /// Writes the state that `--resume` needs, to take effect with the next commit.
-    fn write_state(&mut self) -> Result<()> {
+    /// Writes the state that `--resume` needs, and makes all written files take effect.
+    fn checkpoint(&mut self, observer: &mut dyn Observer) -> Result<()> {
         let mut tensors = self.scorer.tensors(|member| {
             let mut tensors = member.tensors()?;
             tensors.extend(member.optimizer_tensors()?);
@@ -400,7 +549,8 @@ impl<D: Backend> Trainer<D> {
             Ok(tensors)
         })?;
         tensors.extend(self.predictions.export());
-        self.dir.write_tensors(&mut self.manifest, "state", &tensors)
+        self.dir.write_tensors(&mut self.manifest, "state", &tensors)?;
+        self.commit(observer)
     }
 
     /// Makes the written files take effect.
@@ -411,10 +561,10 @@ impl<D: Backend> Trainer<D> {
         Ok(())
     }
 
-    /// Writes `metrics.jsonl`: a line for each finished epoch, and one for the outcome of training.
+    /// Writes `metrics.jsonl`: a line for each evaluation, and one for the outcome of training.
     fn write_metrics(&self, outcome: Option<&Outcome>) -> Result<()> {
-        let epochs = self.manifest.progress.history.iter().map(serde_json::to_string);
-        let lines = epochs.chain(outcome.map(serde_json::to_string));
+        let records = self.manifest.progress.history.iter().map(serde_json::to_string);
+        let lines = records.chain(outcome.map(serde_json::to_string));
         let text: String = lines.map(|line| line.unwrap_or_default() + "\n").collect();
         self.dir.write_derived(METRICS, &text)
     }

@@ -1,6 +1,6 @@
 //! Checks a [`Config`] as far as that needs no file.
 
-use super::config::{Config, ModelConfig, PrecisionKind, TrainConfig};
+use super::config::{Config, EvaluateEvery, ModelConfig, PrecisionKind, TrainConfig};
 use super::optimizer::{GroupConfig, ScheduleConfig};
 use crate::dtype::DType;
 use crate::nn::TableInit;
@@ -75,6 +75,9 @@ fn model(model: &ModelConfig) -> Result<(), String> {
 fn train(train: &TrainConfig) -> Result<(), String> {
     if train.epochs == 0 || train.batch_size == 0 || train.members == 0 {
         return Err("[train]: `epochs`, `batch_size` and `members` must be 1 or more".into());
+    }
+    if let Some(EvaluateEvery::Steps(0) | EvaluateEvery::Rows(0)) = train.evaluate_every {
+        return Err("[train]: `evaluate_every` is 0, but must be 1 or more".into());
     }
     train.optimizers(1)?;
     for (section, group) in
@@ -197,6 +200,10 @@ mod tests {
             ),
             ("[train]\naveraging = 1.0", "[train]: `averaging` is 1"),
             ("[train]\nbag_dropout = nan", "[train]: `bag_dropout` is NaN"),
+            (
+                "[train]\nevaluate_every = { rows = 0 }",
+                "[train]: `evaluate_every` is 0, but must be 1 or more",
+            ),
             (
                 "[train]\nmembers = 0",
                 "[train]: `epochs`, `batch_size` and `members` must be 1 or more",

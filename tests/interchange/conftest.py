@@ -17,7 +17,7 @@ CLICKS = """
 [data]
 train = "clicks.csv"
 label = "clicked"
-dense = [{{ column = "age", transform = "zscore" }}, {{ column = "price" }}]
+dense = [{{ column = "age", transform = "zscore" }}, {{ column = "price", {price} }}]
 categorical = [
     {{ column = "page" }},
     {{ column = "tags", separator = " ", pooling = "{tags}" }},
@@ -59,7 +59,14 @@ def bagdot(*arguments, folder=ROOT):
     return done.stdout
 
 
-def make_model(folder, model="append_sparse = false", tags="sum", words="sum", members=1):
+def make_model(
+    folder,
+    model="append_sparse = false",
+    tags="sum",
+    words="sum",
+    members=1,
+    price="bins = 9",
+):
     """Trains a small model on clicks that are drawn here. Returns its directory."""
     draw = random.Random(7)
     rows = ["age,price,page,tags,city,words,clicked"]
@@ -76,7 +83,7 @@ def make_model(folder, model="append_sparse = false", tags="sum", words="sum", m
     # The last rows of the file have empty bags.
     rows += ["30,1.0,p1,,c1,,0"] * 3
     (folder / "clicks.csv").write_text("\n".join(rows) + "\n")
-    text = CLICKS.format(model=model, tags=tags, words=words, members=members)
+    text = CLICKS.format(model=model, tags=tags, words=words, members=members, price=price)
     (folder / "clicks.toml").write_text(text)
     bagdot("train", "clicks.toml", "--quiet", "--out", "model", folder=folder)
     return folder / "model"

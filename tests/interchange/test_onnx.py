@@ -104,11 +104,12 @@ def test_weights_may_stand_in_a_file_of_their_own(clothing):
     "settings",
     [
         {},
-        {"model": "append_sparse = true\ninclude_self = true", "members": 2},
+        {"price": "knots = 9"},
+        {"model": "append_sparse = true\ninclude_self = true", "members": 2, "price": "knots = 30"},
         {"model": 'pair_order = "upper_triangle"', "tags": "mean", "words": "max"},
         {"model": 'interaction = "cat"', "tags": "max", "words": "mean"},
         {"model": 'table_dtype = "f16"', "tags": "max", "words": "max"},
-        {"model": 'table_dtype = "bf16"', "tags": "mean"},
+        {"model": 'table_dtype = "bf16"', "tags": "mean", "price": "knots = 2"},
     ],
 )
 def test_every_setting_is_exported(tmp_path, settings):

@@ -37,7 +37,7 @@ fn train_eval_predict_agree() {
     let lines = fs::read_to_string(model.join("metrics.jsonl")).unwrap();
     assert_eq!(lines.lines().count(), 5, "four epochs and the outcome");
     let report = fs::read_to_string(model.join("report.html")).unwrap();
-    assert_eq!(report.matches("<svg").count(), 4);
+    assert_eq!(report.matches("<svg").count(), 7);
     assert!(
         !report.contains("http://") || !report.contains("src="),
         "the report must open anywhere"
@@ -240,6 +240,42 @@ fn generated_rows_are_learned_from() {
         memory.starts_with("tables ") && memory.lines().last().unwrap().starts_with("all "),
         "{memory}"
     );
+}
+
+/// Checks the work of a published model beside sizes that can be counted by hand, that of a
+/// configuration, and a record of other times.
+#[test]
+fn the_roofline_counts_bytes_and_operations() {
+    let folder = project(600);
+    let folder = folder.path();
+    let record = r#"{"date": "2026-11-28", "device": "NVIDIA H200", "benchmarks": [
+        {"op": "predict", "shape": "kaggle b128 uniform f32", "ns": 1e6}]}"#;
+    fs::write(folder.join("record.json"), record).unwrap();
+    let options = ["--roofline", "kaggle", "--precision", "f32", "--record", "record.json"];
+    let kaggle = succeed(folder, &[&["info"], &options[..]].concat());
+    let prediction = kaggle.split("\nprediction ").nth(1).unwrap();
+    let line = |start: &str| prediction.lines().find(|line| line.starts_with(start)).unwrap();
+    // The first layer takes 13 values of 128 samples to 512.
+    let fields: Vec<_> = line("linear_forward").split_whitespace().collect();
+    let (m, n, k) = (128, 512, 13);
+    let bytes = 4 * (m * k + n * k + m * n + n);
+    assert_eq!(fields[1], format!("{:.2}", bytes as f64 / 1e6), "{prediction}");
+    assert_eq!(fields[2], format!("{:.2}", (2 * m * n * k) as f64 / 1e9), "{prediction}");
+    // Six layers besides the last one, and the lookup.
+    let ops = ["linear_forward"; 4].into_iter().chain(["pooled_interaction"]);
+    let ops = ops.chain(["linear_forward"; 2]).chain(["head", "all", "at"]);
+    let starts = prediction.lines().skip(1).map(|line| line.split(' ').next().unwrap());
+    assert!(starts.zip(ops).all(|(got, want)| got == want), "{prediction}");
+    // Eight ops of the least time of an op are far from a millisecond.
+    assert!(line("measured on NVIDIA H200 on 2026-11-28: 1000.0; predicted 2").ends_with("-98 %"));
+
+    let own = succeed(folder, &["info", "--roofline", "model.toml"]);
+    assert!(own.starts_with("32 samples, "), "{own}");
+    assert!(own.contains("\nsparse_update ") && own.contains("\nprediction "), "{own}");
+    let (code, error) = fail(folder, &["info", "--roofline", "model.toml", "--precision", "f32"]);
+    assert!(code == 2 && error.contains("`kaggle`, `mlperf`, `terabyte`"), "{error}");
+    let (_, error) = fail(folder, &["info", "--roofline", "no.toml"]);
+    assert!(error.contains("no.toml"), "{error}");
 }
 
 /// Checks that a batch whose loss or gradient is not finite is named, and that it ends the run or

@@ -9,12 +9,16 @@ mod cli;
 mod common;
 #[cfg(target_os = "linux")]
 mod crash;
+mod evaluation;
 mod files;
 mod help;
 mod hostile;
 mod init;
 mod interchange;
+mod measure;
+mod onward;
 mod precision;
+mod report;
 mod signals;
 mod sizes;
 mod unknown;

@@ -69,7 +69,7 @@ fn gather(dataset: &Dataset, rows: &[u32]) -> Batch {
 }
 
 /// Returns the ids of bag `(feature, sample)`.
-fn bag(batch: &Batch, feature: usize, sample: usize) -> &[i64] {
+fn bag(batch: &Batch, feature: usize, sample: usize) -> &[u32] {
     let k = feature * batch.batch_size + sample;
     &batch.indices[batch.offsets[k] as usize..batch.offsets[k + 1] as usize]
 }

@@ -50,7 +50,7 @@ fn reviews() -> (Vec<Table>, Vec<Batch<i64>>) {
             features: (0..tables.len()).map(|table| feature(table, Pooling::Sum)).collect(),
             batch_size: batch.batch_size,
             offsets: batch.offsets.iter().map(|&offset| offset as usize).collect(),
-            indices: batch.indices,
+            indices: batch.indices.into_iter().map(i64::from).collect(),
             per_sample_weights: None,
             seed: 0,
         };

@@ -69,5 +69,7 @@ mod staging;
 #[cfg(feature = "cuda")]
 mod step_cuda;
 mod stochastic_rounding;
+#[cfg(feature = "cuda")]
+mod traffic_cuda;
 #[cfg(all(feature = "cuda", feature = "train"))]
 mod train_cuda;

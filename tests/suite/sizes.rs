@@ -288,6 +288,7 @@ fn models_that_do_not_fit_are_refused<B: Backend>(device: &B) {
             has_weights,
             batch_size,
             num_indices,
+            id_bytes: 8,
         };
         MemoryPlan::new(device, needs).unwrap()
     };

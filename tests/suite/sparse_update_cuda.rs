@@ -2,6 +2,7 @@
 //! traffic, and load balance.
 
 use std::collections::BTreeMap;
+use std::iter;
 
 use crate::common::cuda::{capture, emulator, on_every_schedule, on_every_schedule_with_overlaps};
 use crate::common::updates::{Backward, State, download_grad, poisoned_grad, rules, state_values};
@@ -32,12 +33,13 @@ struct Outcome {
     grad: Vec<(u64, Vec<f32>)>,
 }
 
-fn step<B: IndexSortOps + SparseUpdateOps, E: Stored>(
+fn step<B: IndexSortOps + SparseUpdateOps, E: Stored, G: Stored + Poison>(
     device: &B,
     case: &BagCase,
     rule: UpdateRule,
 ) -> Outcome {
-    let backward = Backward::<B, i64>::new(device, case, &case.grad_output(), Some(1.5));
+    let grad_output = draw_stored::<G>(case.batch_size * case.width(), case.seed + 5);
+    let backward = Backward::<B, i64, G>::new(device, case, &grad_output, Some(1.5));
     let state = state_values(rule.optimizer, case.num_rows(), case.num_weights());
     let scale: Vec<f32> = (0..case.num_rows()).map(|row| (row % 5) as f32 / 3.0).collect();
     let (weights, state) =
@@ -48,12 +50,12 @@ fn step<B: IndexSortOps + SparseUpdateOps, E: Stored>(
 }
 
 #[track_caller]
-fn assert_same_step<E: Stored>(case: &BagCase, rule: UpdateRule) {
-    let want = step::<_, E>(&Cpu::on_current_thread(), case, rule);
+fn assert_same_step<E: Stored, G: Stored + Poison>(case: &BagCase, rule: UpdateRule) {
+    let want = step::<_, E, G>(&Cpu::on_current_thread(), case, rule);
     on_every_schedule(|cuda| {
-        let what =
-            format!("{}, {:?}, {:?}, {:?}", case.name, E::DTYPE, rule.optimizer, rule.weight_decay);
-        let got = step::<_, E>(cuda, case, rule);
+        let (types, of) = ((E::DTYPE, G::DTYPE), (rule.optimizer, rule.weight_decay));
+        let what = format!("{}, {types:?}, {of:?}", case.name);
+        let got = step::<_, E, G>(cuda, case, rule);
         assert!(got.weights == want.weights, "{what}: weights");
         for (got, want) in got.state.iter().zip(&want.state) {
             assert_same_bits(&format!("{what}: state"), got, want);
@@ -74,9 +76,9 @@ fn assert_same_steps(case: &BagCase) {
             rule.rounding = Rounding::Stochastic { seed: 0x1234_5678_9abc };
         }
         match (k + case.seed as usize) % 3 {
-            0 => assert_same_step::<f32>(case, rule),
-            1 => assert_same_step::<f16>(case, rule),
-            _ => assert_same_step::<bf16>(case, rule),
+            0 => assert_same_step::<f32, f32>(case, rule),
+            1 => assert_same_step::<f16, f32>(case, rule),
+            _ => assert_same_step::<bf16, f32>(case, rule),
         }
     }
 }
@@ -108,11 +110,69 @@ fn wide_rows_beside_narrow_ones_are_those_of_the_cpu_to_the_bit() {
         let lengths = [7; 3 * 8];
         let name = format!("D = {dim}, 3, 1");
         let case = BagCase::new(name, layout, &lengths, |random, rows| random.below(rows));
-        assert_same_step::<f32>(
+        assert_same_step::<f32, f32>(
             &case,
             UpdateRule::new(Optimizer::RowwiseAdagrad { eps: 0.25 }, 0.1),
         );
     }
+}
+
+/// Returns bags of two features of one table of which row `k` occurs `counts[k]` times, in a random
+/// order, and a row behind them once or more. A bag has two ids.
+fn with_counts(name: &str, dim: usize, poolings: [Pooling; 2], counts: &[usize]) -> BagCase {
+    let rows = counts.len() as u64;
+    let mut ids: Vec<u64> =
+        (0..rows).zip(counts).flat_map(|(row, &count)| iter::repeat_n(row, count)).collect();
+    ids.resize((ids.len() + 1).next_multiple_of(4), rows);
+    let mut random = bagdot::Philox::new(rows, 7);
+    for k in (1..ids.len()).rev() {
+        ids.swap(k, random.below(k as u64 + 1) as usize);
+    }
+    let (lengths, features) = (vec![2; ids.len() / 2], poolings.map(|pooling| feature(0, pooling)));
+    let mut next = ids.into_iter();
+    let name = format!("{name}, D = {dim}, {poolings:?}");
+    BagCase::new(name, (&[(counts.len() + 1, dim)], &features), &lengths, |_, _| {
+        next.next().unwrap()
+    })
+}
+
+/// Checks rows of few occurrences, of up to a chunk and of more, which different kernels sum, at
+/// every place of a window: many short rows before a long one, and 17 chunks in the second window,
+/// which are as many as can begin in one.
+#[test]
+fn rows_of_every_length_are_those_of_the_cpu_to_the_bit() {
+    let long = [2, 63, 64, 65, 66, 127, 128, 129, 3, 8, 31, 32, 33, 200, 1];
+    let counts =
+        [&[65][..], &[4; 40], &[1, 3], &long, &[1; 130], &[70], &[1; 64], &[5], &[1; 63], &[66]]
+            .concat();
+    let of = |dim, poolings| with_counts("every length", dim, poolings, &counts);
+    let [sgd, adagrad, rowwise, adam] = [0, 4, 8, 9].map(|k| rules()[k]);
+    let (sum, mean, max) = (Pooling::Sum, Pooling::Mean, Pooling::Max);
+    assert_same_step::<f32, f32>(&of(4, [sum, mean]).weighted(), rowwise);
+    assert_same_step::<f16, bf16>(&of(16, [mean, sum]), adagrad);
+    assert_same_step::<f32, f16>(&of(64, [sum, max]), adam);
+    assert_same_step::<bf16, f32>(&of(64, [max, mean]), rowwise);
+    assert_same_step::<f32, f32>(&of(128, [sum, sum]).weighted(), sgd);
+    assert_same_step::<f32, bf16>(&of(5, [max, sum]), rowwise);
+    assert_same_step::<f32, bf16>(&of(132, [mean, mean]), rowwise);
+}
+
+#[test]
+fn steps_on_zipf_batches_are_those_of_the_cpu_to_the_bit() {
+    let features = [0, 1, 1].map(|table| feature(table, Pooling::Sum));
+    let layout = (&[(3000, 32), (500, 64)][..], &features[..]);
+    let case = BagCase::new("Zipf", layout, &[1; 3 * 2048], zipf);
+    assert_same_step::<f32, f32>(&case, ROWWISE);
+    assert_same_step::<f16, bf16>(&case, UpdateRule::new(Optimizer::Sgd, 0.1));
+}
+
+/// Checks one row of about 100,000 occurrences among others: its sum has three levels.
+#[test]
+fn a_step_on_a_large_hot_row_is_that_of_the_cpu_to_the_bit() {
+    let case = BagCase::one_table("hot", (40, 4), &[100; 1001], |random, rows| {
+        if random.below(100) == 0 { random.below(rows) } else { 3 }
+    });
+    assert_same_step::<f32, f32>(&case, ROWWISE);
 }
 
 #[test]
@@ -120,7 +180,7 @@ fn a_row_of_many_chunks_is_summed_as_on_the_cpu() {
     for length in [64, 65, 128, 64 * 21 + 1] {
         let case = BagCase::one_table(format!("{length} equal ids"), (3, 8), &[length], |_, _| 1)
             .weighted();
-        assert_same_step::<f32>(
+        assert_same_step::<f32, f32>(
             &case,
             UpdateRule::new(Optimizer::RowwiseAdagrad { eps: 0.25 }, 0.1),
         );
@@ -305,13 +365,50 @@ fn a_step_moves_each_row_once() {
         alone.reset_counters();
         step.update(&cuda);
         cuda.synchronize().unwrap();
-        let total = counted(&alone, "sparse_update_update_f32").total;
+        let total = counted(&alone, "sparse_update_update_rows_f32").total;
         let (bytes, least) = (total.sectors as usize * 32, step.update_op().bytes_moved());
         let warps = 512 * (dim / 4) / 32;
         assert!(
             bytes <= least + (512 * 5 + warps * 36) * 32,
             "D = {dim}: {bytes} bytes, {least} at least, {warps} warps: {total:?}"
         );
+    }
+}
+
+/// Checks that a step on a skewed batch moves little more than it must: each gradient once, with
+/// the position and the bag of its occurrence; weights and state of each row, and the sums of the
+/// chunks of hot rows, once each way. Besides, sectors are read as `a_step_moves_each_row_once`
+/// says, by the warps that have rows. A window of 64 occurrences reads 37 sectors in the search for
+/// its first row, 20 of segments, and 18 of counts and of runs that begin within a sector; each
+/// chunk eight: the row's number, its table in three steps, two places and two of its feature.
+#[test]
+fn a_step_on_a_skewed_batch_moves_little_more_than_it_must() {
+    let Some(emulator) = emulator() else { return };
+    for dim in [16, 64, 128] {
+        let alone = emulator.exclusive();
+        let cuda = Cuda::new(0).unwrap();
+        let case = BagCase::one_table("skewed", (2000, dim), &[1; 4096], zipf);
+        let mut counts = BTreeMap::<i64, usize>::new();
+        case.indices.iter().for_each(|&id| *counts.entry(id).or_default() += 1);
+        let mut step = Step::<i32>::new(&cuda, case);
+        alone.reset_counters();
+        step.update(&cuda);
+        cuda.synchronize().unwrap();
+        let sectors = |part| {
+            counted(&alone, &format!("sparse_update_update_{part}_f32")).total.sectors as usize
+        };
+        let sum = |of: fn(usize) -> usize| counts.values().map(|&count| of(count)).sum::<usize>();
+        let (rows, stored) = (counts.len(), sum(|n| if n > 64 { n.div_ceil(64) } else { 0 }));
+        let few = sum(|n| if n > 3 { 0 } else { n });
+        let chunks = sum(|n| if n > 3 { n.div_ceil(64) } else { 0 });
+        let least = (4096 * (dim * 4 + 8) + (rows + stored) * dim * 8) / 32 + rows * 2;
+        let of_rows = rows * 3 + few * 2 + 36 * rows.min(4096 * (dim / 4) / 32);
+        let (most, moved) = (
+            least + of_rows + 4096 / 64 * (37 + 20 + 18) + chunks * 8,
+            sectors("rows") + sectors("chunks"),
+        );
+        assert!(stored > 20 && chunks > 100, "{counts:?}");
+        assert!(moved <= most, "D = {dim}: {moved} sectors, {least} at least, {most} at most");
     }
 }
 
@@ -366,16 +463,17 @@ fn a_small_sort_is_one_launch() {
     assert!(bytes <= most, "{bytes} bytes, {most} at most: {total:?}");
 }
 
-/// Returns the instructions of the longest block of each kernel in a step on `n` ids, 64 in a bag.
+/// Returns the instructions of the longest block of each kernel in a step on `n` ids of `rows`
+/// rows, 64 in a bag.
 fn longest_blocks(
     emulator: &'static bagdot_emulator::Emulator,
-    n: usize,
-    draw_id: fn(&mut bagdot::Philox, u64) -> u64,
+    (n, rows): (usize, usize),
+    draw_id: impl FnMut(&mut bagdot::Philox, u64) -> u64,
 ) -> BTreeMap<String, u64> {
     let alone = emulator.exclusive();
     let cuda = Cuda::new(0).unwrap();
-    let mut step =
-        Step::<i32>::new(&cuda, BagCase::one_table("hot", (256, 32), &vec![64; n / 64], draw_id));
+    let case = BagCase::one_table("hot", (rows, 32), &vec![64; n / 64], draw_id);
+    let mut step = Step::<i32>::new(&cuda, case);
     alone.reset_counters();
     step.update(&cuda);
     cuda.synchronize().unwrap();
@@ -393,24 +491,44 @@ fn longest_blocks(
 fn a_hot_row_is_shared_between_blocks() {
     let Some(emulator) = emulator() else { return };
     let n = 64 * 256;
-    let (even, hot) = (longest_blocks(emulator, n, uniform), longest_blocks(emulator, n, |_, _| 3));
+    let of = |draw_id: fn(&mut _, _) -> _| longest_blocks(emulator, (n, 256), draw_id);
+    let (even, hot) = (of(uniform), of(|_, _| 3));
     assert!(
         hot.values().sum::<u64>() <= even.values().sum(),
         "instructions of the longest blocks: {hot:?} hot, {even:?} even"
     );
 }
 
+/// Checks that skew makes no block longer. With as many rows as ids no row of a warp waits for
+/// another one; a Zipf batch has fewer rows, some of which take sums of chunks. If each row has one
+/// chunk, a window has 64 occurrences; in a Zipf batch it has up to 127.
+#[test]
+fn skew_makes_no_block_longer() {
+    let Some(emulator) = emulator() else { return };
+    let n = 64 * 256;
+    let of = |skew: fn(&mut _, _) -> _| longest_blocks(emulator, (n, n), skew);
+    let in_order = |each: u64| {
+        let mut ids = 0..;
+        longest_blocks(emulator, (n, n), move |_, _| ids.next().unwrap_or(0) / each)
+    };
+    let (zipf, once, chunk) = (of(zipf), in_order(1), in_order(64));
+    let [rows, chunks] = ["rows", "chunks"].map(|part| format!("sparse_update_update_{part}_f32"));
+    assert!(zipf[&rows] <= once[&rows], "{zipf:?}, {once:?}");
+    assert!(zipf[&chunks] <= 2 * chunk[&chunks], "{zipf:?}, {chunk:?}");
+}
+
 /// Checks that no block takes longer for a hotter row: the longest block on 65,536 equal ids is
-/// that on 4,096 ids, apart from the 15 sums of longer runs that it adds.
+/// that on 4,096 ids, apart from the 15 sums of longer runs that it adds with 10 instructions each.
 #[test]
 fn no_block_is_longer_for_a_hotter_row() {
     let Some(emulator) = emulator() else { return };
-    let [warm, hot] = [1 << 12, 1 << 16].map(|n| longest_blocks(emulator, n, |_, _| 3));
+    let [warm, hot] = [1 << 12, 1 << 16].map(|n| longest_blocks(emulator, (n, 256), |_, _| 3));
     assert_eq!((warm.len(), hot.len()), (2, 3), "{warm:?}, {hot:?}");
     for (kernel, hot) in &hot {
-        let most = warm.get(kernel).unwrap_or(&warm["sparse_update_chunks"]);
+        let most = warm.get(kernel).unwrap_or(&warm["sparse_update_update_chunks_f32"]);
+        let sums = if kernel.starts_with("sparse_update_update_rows") { 15 } else { 0 };
         assert!(
-            *hot as f64 <= 1.05 * *most as f64,
+            *hot as f64 <= 1.05 * *most as f64 + 10.0 * f64::from(sums),
             "{kernel}: {hot} instructions in the longest block, not {most}"
         );
     }

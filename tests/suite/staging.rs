@@ -13,6 +13,8 @@ backend_suite!(cuda:
     slack_of_the_host_is_kept,
     offsets_of_bags_of_one_id_stay_on_the_host,
     a_new_staging_holds_an_empty_batch,
+    ids_of_any_type_make_the_same_steps,
+    large_batches_arrive,
 );
 
 const DIM: usize = 4;
@@ -243,8 +245,52 @@ fn slack_of_the_host_is_kept<B: Backend>(device: &B) {
     assert!(state(&mut tight) == state(&mut spare));
 }
 
+/// Steps with ids of 32 bits, with a sign or without, are those with ids of 64 bits. One model
+/// takes batches of all three types in turn, and again, so that each recording is that of its type.
+fn ids_of_any_type_make_the_same_steps<B: Backend>(device: &B) {
+    let unsigned: Vec<u32> = IDS.iter().map(|&id| id as u32).collect();
+    let signed: Vec<i32> = IDS.iter().map(|&id| id as i32).collect();
+    let (dense, labels) = (Matrix::contiguous(&DENSE[..8], 4, 2), &LABELS[..4]);
+    let new = || model(device, Pooling::Mean);
+    let (mut mixed, mut same) = (new(), new());
+    let mut of_64 = Staging::new(device).unwrap();
+    let (mut of_32, mut with_sign) = (Staging::new(device).unwrap(), Staging::new(device).unwrap());
+    for _ in 0..2 {
+        let batch = BatchView::new(dense, Bags::new(4, IDS, OFFSETS)).labels(labels);
+        mixed.train_staged(&mut of_64, batch).unwrap();
+        let batch = BatchView::new(dense, Bags::new(4, &unsigned, OFFSETS)).labels(labels);
+        mixed.train_staged(&mut of_32, batch).unwrap();
+        let batch = BatchView::new(dense, Bags::new(4, &signed, OFFSETS)).labels(labels);
+        mixed.train_staged(&mut with_sign, batch).unwrap();
+        for _ in 0..3 {
+            let batch = BatchView::new(dense, Bags::new(4, IDS, OFFSETS)).labels(labels);
+            same.train_staged(&mut of_64, batch).unwrap();
+        }
+    }
+    assert_eq!(state(&mut mixed), state(&mut same));
+    // An id above 2^31 is one, and not a negative number.
+    let large: Vec<u32> = [u32::MAX - 2, 1].repeat(2);
+    let bags = Bags::of_length(2, &large, 1);
+    let view = of_32.stage(BatchView::new(Matrix::contiguous(&DENSE[..4], 2, 2), bags)).unwrap();
+    let mut logits = [0.0; 2];
+    let error = same.logits(view, &mut logits).unwrap_err();
+    assert!(matches!(error, Error::IndexOutOfRange { value: 4_294_967_293, .. }), "{error:?}");
+}
+
+/// A batch of which several threads copy parts arrives as it is.
+fn large_batches_arrive<B: Backend>(device: &B) {
+    let ids: Vec<u32> = (0..300_000).map(|k: u32| k.wrapping_mul(2_654_435_761)).collect();
+    let mut staging = Staging::new(device).unwrap();
+    let batch =
+        BatchView::new(Matrix::contiguous(&[], 300_000, 0), Bags::of_length(300_000, &ids, 1));
+    let view = staging.stage(batch).unwrap();
+    let mut arrived = vec![0; ids.len()];
+    device.download(view.bags.indices, &mut arrived).unwrap();
+    assert!(arrived == ids);
+}
+
 fn a_new_staging_holds_an_empty_batch<B: Backend>(device: &B) {
-    let staging = Staging::new(device).unwrap();
+    let staging = Staging::<_, i64>::new(device).unwrap();
     let view = staging.view();
     assert_eq!((view.dense.rows, view.bags.batch_size, view.bags.num_indices()), (0, 0, 0));
     assert!(view.labels.is_none() && view.bags.per_sample_weights.is_none());

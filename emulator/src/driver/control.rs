@@ -8,7 +8,7 @@ use super::code::{Code, answer};
 use super::host::put_text;
 use super::state::{Settings, begin, end, with};
 use super::work::Graph;
-use crate::counters::Counts;
+use crate::counters::{Counts, Footprint};
 use crate::exec::Schedule;
 
 /// A setting that a test may change, as a number of the C interface.
@@ -21,6 +21,7 @@ pub(crate) enum Setting {
     Uninitialised,
     ShufflesOrderMemory,
     SameValueStores,
+    Footprints,
     StepLimit,
     Devices,
     MemoryBytes,
@@ -30,13 +31,14 @@ pub(crate) enum Setting {
 }
 
 impl Setting {
-    const ALL: [Self; 12] = [
+    const ALL: [Self; 13] = [
         Self::Seed,
         Self::Independent,
         Self::Races,
         Self::Uninitialised,
         Self::ShufflesOrderMemory,
         Self::SameValueStores,
+        Self::Footprints,
         Self::StepLimit,
         Self::Devices,
         Self::MemoryBytes,
@@ -56,6 +58,7 @@ impl Setting {
             Self::Uninitialised => s.config.uninitialised = on,
             Self::ShufflesOrderMemory => s.config.shuffles_order_memory = on,
             Self::SameValueStores => s.config.same_value_stores = on,
+            Self::Footprints => s.config.footprints = on,
             Self::StepLimit => s.config.step_limit = value,
             Self::Devices => s.devices = value as usize,
             Self::MemoryBytes => s.memory_bytes = value as usize,
@@ -121,7 +124,7 @@ extern "C" fn bagdot_emulator_used_bytes(device: c_int) -> usize {
 }
 
 /// Writes the counters of the kernels that were launched, as lines of fields between tabs: a line
-/// for the kernel, one for its blocks, and one for each of its source lines.
+/// for the kernel, one for its blocks, one for its footprint, and one for each of its source lines.
 #[unsafe(no_mangle)]
 extern "C" fn bagdot_emulator_counters(to: *mut c_char, room: usize) -> usize {
     let text = with(|d| {
@@ -139,6 +142,8 @@ extern "C" fn bagdot_emulator_counters(to: *mut c_char, room: usize) -> usize {
                 fields(&kernel.total)
             );
             _ = writeln!(text, "blocks\t{}", blocks.join("\t"));
+            let Footprint { read, written } = kernel.footprint;
+            _ = writeln!(text, "footprint\t{read}\t{written}");
             for line in &kernel.lines {
                 _ = writeln!(text, "line\t{}\t{}\t{}", line.file, line.line, fields(&line.counts));
             }

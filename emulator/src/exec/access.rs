@@ -381,7 +381,7 @@ impl Machine<'_> {
                     moved;
             }
             Space::Global | Space::Generic => {
-                self.sectors.count(counts);
+                self.sectors.count(counts, write);
                 *(if write { &mut counts.global_written } else { &mut counts.global_read }) +=
                     moved;
             }

@@ -31,6 +31,10 @@ pub struct Config {
     /// Set if a store of the value that is already there races with nothing. Several threads may
     /// then store the same value to one place.
     pub same_value_stores: bool,
+    /// Set if the distinct sectors of each launch are counted: [`KernelCounts::footprint`].
+    ///
+    /// [`KernelCounts::footprint`]: crate::KernelCounts
+    pub footprints: bool,
     /// The most warp instructions that one launch may execute.
     pub step_limit: u64,
 }
@@ -44,6 +48,7 @@ impl Default for Config {
             uninitialised: true,
             shuffles_order_memory: false,
             same_value_stores: false,
+            footprints: false,
             step_limit: 1 << 27,
         }
     }

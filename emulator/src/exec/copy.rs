@@ -85,7 +85,7 @@ impl Machine<'_> {
             });
         }
         let counts = &mut self.counts.code[pc as usize];
-        self.sectors.count(counts);
+        self.sectors.count(counts, false);
         counts.global_read += read;
         counts.shared_written += u64::from(active.count_ones()) * copy.bytes as u64;
         count_shared(counts, active, &to, copy.bytes);

@@ -54,9 +54,10 @@ pub(crate) fn launch(
         counts,
         faults: vec![],
         released: HashMap::new(),
-        sectors: Sectors::default(),
+        sectors: Sectors::new(config.footprints),
     };
     machine.run_blocks(blocks);
+    machine.sectors.add_footprint(&mut machine.counts.footprint);
     let mut faults = machine.faults;
     faults.sort_by_key(|fault| !fault.kind.is_race());
     faults

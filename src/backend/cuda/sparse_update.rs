@@ -14,7 +14,8 @@ use super::runtime::module::{ByElement, Module};
 use super::runtime::params::bags::FaultyOp;
 use super::runtime::params::index_sort::IndexSortSegments;
 use super::runtime::params::sparse_update::{
-    self as params, OptimizerStep, OptimizerTarget, Place, RowGradientSource, THREADS, WIDE_COLUMNS,
+    self as params, CHUNK_THREADS, OptimizerStep, OptimizerTarget, Place, RowGradientSource,
+    StepPointers, THREADS, WIDE_COLUMNS,
 };
 use super::runtime::pointer::{Ptr, PtrMut};
 use super::runtime::tables::{Placed, Tables};
@@ -37,15 +38,16 @@ const _: () = assert!(params::CHUNK as usize == CHUNK);
 /// The kernels of kernels/sparse_update.cu.
 #[derive(Debug)]
 pub(super) struct Kernels {
-    chunks: Function<params::SparseUpdateChunks>,
     runs: Function<params::SparseUpdateRuns>,
     starts: Function<params::SparseUpdateStarts>,
-    reduce: Function<params::SparseUpdateReduce>,
+    reduce_rows: Function<params::SparseUpdateReduce>,
+    reduce_chunks: Function<params::SparseUpdateReduce>,
     interleave: Function<params::SparseUpdateInterleave>,
     add: Function<params::SparseUpdateAdd>,
-    update: ByElement<params::SparseUpdateUpdate<()>>,
+    update_rows: ByElement<params::SparseUpdateUpdate<()>>,
+    update_chunks: ByElement<params::SparseUpdateUpdate<()>>,
     apply: ByElement<params::SparseUpdateApply<()>>,
-    /// The number of blocks of `update` that run at the same time.
+    /// The number of blocks of `update_rows` that run at the same time.
     blocks: usize,
     _module: Module,
 }
@@ -53,16 +55,17 @@ pub(super) struct Kernels {
 impl Kernels {
     pub(super) fn load(context: &Arc<CudaContext>) -> Result<Self> {
         let module = Module::load(context, "sparse_update")?;
-        let update: ByElement<params::SparseUpdateUpdate<()>> = module.by_element("")?;
+        let update_rows: ByElement<params::SparseUpdateUpdate<()>> = module.by_element("_rows")?;
         Ok(Self {
-            chunks: module.function()?,
             runs: module.function()?,
             starts: module.function()?,
-            reduce: module.function()?,
+            reduce_rows: module.instance("_rows")?,
+            reduce_chunks: module.instance("_chunks")?,
             interleave: module.function()?,
             add: module.function()?,
-            blocks: module.blocks_at_once(update.of::<f32>(), THREADS)?,
-            update,
+            blocks: module.blocks_at_once(update_rows.of::<f32>(), THREADS)?,
+            update_rows,
+            update_chunks: module.by_element("_chunks")?,
             apply: module.by_element("")?,
             _module: module,
         })
@@ -77,7 +80,7 @@ impl SparseUpdateOps for Cuda {
         let Reduce { source, grad, workspace } = args;
         let tables = source.tables.as_ref();
         let mut parts = Parts::of(&workspace, self)?;
-        let from = self.sum_runs(&source, &mut parts)?;
+        let (from, num_indices) = (self.source(&source, &mut parts)?, source.bags.num_indices());
         let places = parts.take(tables.tables().len());
         let (starts, values) = (
             Self::view_mut(&mut grad.starts).on(self)?,
@@ -97,12 +100,19 @@ impl SparseUpdateOps for Cuda {
             capacity,
             lanes: lanes as u32,
         };
-        let most_rows = source.bags.num_indices().min(grad.capacity());
-        let grid = self.grid_at_once(most_rows, lanes);
+        let kernels = &self.inner.kernels.sparse_update;
+        let no_control = StepPointers { values: Ptr::NULL, gate: Ptr::NULL };
+        let grid = self.grid_at_once(num_indices.min(grad.capacity()), lanes);
         // SAFETY: the op has been validated: the gradient has room for `capacity` rows, which the
-        // kernel does not exceed. Gradient and workspace are exclusive views. The order may hold
-        // any values: the kernel checks them before it uses them.
-        unsafe { self.inner.kernels.sparse_update.reduce.launch(self, grid, parameters) }
+        // kernels do not exceed. Gradient and workspace are exclusive views. The order may hold any
+        // values: the kernels check them before they use them.
+        unsafe {
+            if let Some(grid) = chunk_grid(num_indices) {
+                kernels.reduce_chunks.launch(self, grid, parameters)?;
+            }
+            self.sum_runs(tables, &from, no_control)?;
+            kernels.reduce_rows.launch(self, grid, parameters)
+        }
     }
 
     fn sparse_update_merge(&self, args: Merge<'_, Self>) -> Result<()> {
@@ -219,7 +229,7 @@ impl SparseUpdateOps for Cuda {
         args: Update<'_, Self, E, I, G>,
     ) -> Result<()> {
         let Update { source, control, rule, decay_scale, weights, state, workspace } = args;
-        let from = self.sum_runs(&source, &mut Parts::of(&workspace, self)?)?;
+        let from = self.source(&source, &mut Parts::of(&workspace, self)?)?;
         let (target, is_wide) = self.target(source.tables, &rule, decay_scale, &weights, &state)?;
         let lanes = source.tables.lanes(from.is_wide != 0 && is_wide);
         let parameters = params::SparseUpdateUpdate {
@@ -229,14 +239,22 @@ impl SparseUpdateOps for Cuda {
             control: self.step_pointers(&control)?,
             lanes: lanes as u32,
         };
-        let grid = self.grid_at_once(source.bags.num_indices(), lanes);
+        let (kernels, num_indices) = (&self.inner.kernels.sparse_update, source.bags.num_indices());
+        let grid = self.grid_at_once(num_indices, lanes);
         // SAFETY: as in `sparse_update_apply` and `sparse_update_reduce`.
-        unsafe { self.inner.kernels.sparse_update.update.of::<E>().launch(self, grid, parameters) }
+        unsafe {
+            if let Some(grid) = chunk_grid(num_indices) {
+                kernels.update_chunks.of::<E>().launch(self, grid, parameters)?;
+            }
+            self.sum_runs(source.tables.as_ref(), &from, parameters.control)?;
+            kernels.update_rows.of::<E>().launch(self, grid, parameters)
+        }
     }
 
     fn sparse_update_workspace_len(&self, tables: &TableBatch, num_indices: usize) -> usize {
-        let run_sums = product([run_sums_len(tables, num_indices), size_of::<f32>()]);
-        sum([run_sums, tables.tables().len() * size_of::<Place>()]).div_ceil(8)
+        let lens = [first_sums_len(tables, num_indices), run_sums_len(tables, num_indices)];
+        let [first_sums, run_sums] = lens.map(|len| product([len, size_of::<f32>()]));
+        sum([first_sums, run_sums, tables.tables().len() * size_of::<Place>()]).div_ceil(8)
     }
 
     fn sparse_update_merge_workspace_len(&self, tables: &TableBatch, num_rows: usize) -> usize {
@@ -255,16 +273,15 @@ impl SparseUpdateOps for Cuda {
 }
 
 impl Cuda {
-    /// Launches the kernels that sum the runs of hot rows, except for the first run of each length
-    /// in a row. Returns the arguments from which later kernels compute the gradient of rows.
-    fn sum_runs<I: Index, G: Element>(
+    /// Returns the arguments from which kernels compute the gradient of rows.
+    fn source<I: Index, G: Element>(
         &self,
         source: &PooledGrad<'_, Self, I, G>,
         parts: &mut Parts,
     ) -> Result<RowGradientSource> {
         let PooledGrad { tables, bags, sorted, grad_output, loss_scale, argmax, max_gradient } =
             source;
-        let (kernels, host) = (&self.inner.kernels.sparse_update, tables.as_ref());
+        let host = tables.as_ref();
         let (argmax, argmax_ld) = match argmax {
             Some(argmax) => (argmax.data.on(self)?, argmax.ld),
             None => (Ptr::NULL, 0),
@@ -275,7 +292,7 @@ impl Cuda {
             && is_wide(argmax.address(), size_of::<u32>())
             && grad_output.ld.is_multiple_of(WIDE_COLUMNS)
             && argmax_ld.is_multiple_of(WIDE_COLUMNS);
-        let gradient = RowGradientSource {
+        Ok(RowGradientSource {
             features: tables.features(self)?,
             tables: tables.tables(self)?,
             rows: Self::view(&sorted.rows).on(self)?,
@@ -287,6 +304,7 @@ impl Cuda {
             per_sample_weights: View::on_or_null(&bags.per_sample_weights, self)?,
             grad_output: grad_output.data.on(self)?.cast(),
             argmax,
+            first_sums: parts.take(first_sums_len(host, num_indices)),
             run_sums: parts.take(run_sums_len(host, num_indices)),
             // The kernels that use the order report no faults.
             bags_of_ids: self.bags(bags, host, FaultyOp::IndexSort)?,
@@ -300,29 +318,36 @@ impl Cuda {
             is_wide: is_wide.into(),
             max_gradient: max_gradient.map_or(f32::INFINITY, |max| max * loss_scale),
             factor: 1.0 / loss_scale,
-        };
-        let (mut shorter_sums, mut sums) = (Ptr::NULL, gradient.run_sums);
-        for len in run_lens(num_indices) {
-            let windows = num_indices.div_ceil(len);
-            let grid = grid(windows, 32);
-            // SAFETY: the op has been validated: order, gradient, sources and weights have the
-            // sizes that bags and ids require. The workspace has the length of
+        })
+    }
+
+    /// Launches the kernels that sum the runs of hot rows that are longer than a chunk, except for
+    /// the first run of each length in a row.
+    ///
+    /// # Safety
+    /// The op must have been validated. `source` must be of its tables, with the sums of chunks.
+    unsafe fn sum_runs(
+        &self,
+        tables: &TableBatch,
+        source: &RowGradientSource,
+        control: StepPointers,
+    ) -> Result<()> {
+        let (num_indices, run_sums_ld) = (source.num_indices as usize, run_sums_ld(tables));
+        let mut sums = source.run_sums;
+        for (shorter, len) in run_lens(num_indices).zip(run_lens(num_indices).skip(1)) {
+            let shorter_sums = sums.as_const();
+            sums = sums.add(num_indices.div_ceil(shorter) * run_sums_ld);
+            let (source, shift) = (*source, len.ilog2());
+            let parameters =
+                params::SparseUpdateRuns { source, shorter_sums, sums, control, shift };
+            let grid = grid(num_indices.div_ceil(len), 32);
+            // SAFETY: the caller has validated the op: order, gradient, sources and weights have
+            // the sizes that bags and ids require. The workspace has the length of
             // `sparse_update_workspace_len` and is an exclusive view. The order may hold any
-            // values: the kernels check them before they use them.
-            unsafe {
-                if len == CHUNK {
-                    let parameters = params::SparseUpdateChunks { source: gradient };
-                    kernels.chunks.launch(self, grid, parameters)?;
-                } else {
-                    let (source, shift) = (gradient, len.ilog2());
-                    let parameters = params::SparseUpdateRuns { source, shorter_sums, sums, shift };
-                    kernels.runs.launch(self, grid, parameters)?;
-                }
-            }
-            shorter_sums = sums.as_const();
-            sums = sums.add(windows * run_sums_ld);
+            // values: the kernel checks them before it uses them.
+            unsafe { self.inner.kernels.sparse_update.runs.launch(self, grid, parameters)? };
         }
-        Ok(gradient)
+        Ok(())
     }
 
     /// Returns a grid for `count` rows of a batch, with no more blocks than run at the same time.
@@ -424,6 +449,15 @@ fn run_lens(num_indices: usize) -> impl Iterator<Item = usize> {
         .take_while(move |&len| len < num_indices)
 }
 
+/// Returns the number of elements of the sums of first chunks. Rows that have more than one begin
+/// farther apart than a window is long.
+fn first_sums_len(tables: &TableBatch, num_indices: usize) -> usize {
+    match num_indices > CHUNK {
+        true => product([num_indices.div_ceil(CHUNK), run_sums_ld(tables)]),
+        false => 0,
+    }
+}
+
 /// Returns the number of elements of all sums of runs. For each length the occurrences are cut into
 /// windows as long as a run, and each window has room for one sum: at most one run begins in it
 /// that is not the first of its row.
@@ -434,6 +468,14 @@ fn run_sums_len(tables: &TableBatch, num_indices: usize) -> usize {
 /// Returns the leading dimension of the sums of runs, in elements.
 fn run_sums_ld(tables: &TableBatch) -> usize {
     tables.max_dim().next_multiple_of(WIDE_COLUMNS)
+}
+
+/// Returns the grid of a kernel that sums chunks, a warp for each window, or `None` if no row of a
+/// batch can have more than a few occurrences.
+fn chunk_grid(num_indices: usize) -> Option<Grid> {
+    let windows = num_indices.div_ceil(CHUNK);
+    (num_indices > params::FEW as usize)
+        .then(|| Grid::looping(32 * windows, CHUNK_THREADS, MAX_BLOCKS))
 }
 
 /// Returns a grid for `count` groups of `lanes` lanes, with at most `MAX_BLOCKS` blocks.

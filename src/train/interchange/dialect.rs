@@ -133,6 +133,10 @@ impl Dialect {
             Interaction::Dot { .. } | Interaction::Cat => {}
         }
         for feature in encoder.features() {
+            if feature.interpolated {
+                let what = format!("numbers between knots (column {:?})", feature.name);
+                return unknown(&what, "`bins` in place of `knots`");
+            }
             // Bags of one id are the same by any pooling.
             let known = match feature.pooling {
                 Pooling::Sum => true,

@@ -7,7 +7,6 @@
 mod dialect;
 mod import;
 mod onnx;
-mod protobuf;
 mod rows;
 
 use std::borrow::Cow;

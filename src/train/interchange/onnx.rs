@@ -11,14 +11,14 @@ use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::io::{self, Write};
 
-use super::protobuf::Message;
 use super::rows::{DENSE, Input, inputs};
 use super::{StoredModel, json};
 use crate::dtype::DType;
 use crate::nn::{DlrmConfig, TensorSource};
-use crate::ops::{Interaction, Pooling};
+use crate::ops::{Interaction, Pooling, Table};
 use crate::train::error::{Result, model_error};
 use crate::train::model::member_prefix;
+use crate::train::protobuf::Message;
 use crate::train::tensor_file::TensorFile;
 
 /// The version of ONNX's file format, which belongs to [`OPSET`].
@@ -57,9 +57,11 @@ pub enum OnnxWeights<'a> {
 /// Its inputs are `dense` (`[batch, num_dense]`, `f32`), and for each sparse feature `NAME` the ids
 /// `NAME` (`[batch]`, `i64`), or, if a sample may have any number of ids, `NAME.values` and
 /// `NAME.offsets` (`[batch + 1]`, `i64`): the bag of sample `b` is
-/// `values[offsets[b] .. offsets[b + 1]]`. Its outputs are `probabilities` (`[batch]`), the mean
-/// over the members, and `logits` (`[batch, members]`). Layers compute in `f32`, whatever the
-/// precision of the model.
+/// `values[offsets[b] .. offsets[b + 1]]`. The input of a number between knots is its position
+/// among the rows of its table, `NAME` (`[batch]`, `f32`).
+///
+/// Its outputs are `probabilities` (`[batch]`), the mean over the members, and `logits`
+/// (`[batch, members]`). Layers compute in `f32`, whatever the precision of the model.
 pub struct Onnx<'a> {
     model: Message<'a>,
     /// The contents of the external file.
@@ -107,6 +109,9 @@ impl StoredModel {
         for input in &inputs {
             match input {
                 Input::Id { ids } => graph.declare(ids, INT64, &[Size::Any(BATCH)]),
+                Input::Position { position } => {
+                    graph.declare(position, FLOAT, &[Size::Any(BATCH)]);
+                }
                 Input::Bag { values, offsets } => {
                     graph.declare(values, INT64, &[Size::Any(values)]);
                     graph.declare(offsets, INT64, &[Size::Any("batch + 1")]);
@@ -122,8 +127,7 @@ impl StoredModel {
             .into_iter()
             .zip(&config.features)
             .map(|(input, feature)| {
-                let dim = config.tables[feature.table].embedding_dim;
-                Lookup::new(&mut graph, input, feature.pooling, dim)
+                Lookup::new(&mut graph, input, feature.pooling, config.tables[feature.table])
             })
             .collect();
         let mut logits = Vec::new();
@@ -255,6 +259,8 @@ impl<'a> Network<'_, '_, 'a> {
 enum Lookup {
     /// One id for each sample.
     Id { ids: String },
+    /// Two neighbouring ids for each sample, and their factors, `[batch, 1]`.
+    Position { first: String, second: String, of_first: String, of_second: String },
     /// Bags of ids.
     Bag {
         values: String,
@@ -270,9 +276,11 @@ enum Lookup {
 }
 
 impl Lookup {
-    fn new(graph: &mut Graph<'_>, input: Input, pooling: Pooling, dim: usize) -> Self {
+    fn new(graph: &mut Graph<'_>, input: Input, pooling: Pooling, table: Table) -> Self {
+        let Table { num_embeddings, embedding_dim: dim } = table;
         let (values, offsets) = match input {
             Input::Id { ids } => return Self::Id { ids },
+            Input::Position { position } => return Self::between(graph, position, num_embeddings),
             Input::Bag { values, offsets } => (values, offsets),
         };
         let (zero, one, minus_one) =
@@ -326,15 +334,44 @@ impl Lookup {
         Self::Bag { values, bags, start, pooling, of_bag }
     }
 
+    /// Splits a position into the two rows beside it and their factors.
+    fn between(graph: &mut Graph<'_>, position: String, num_embeddings: usize) -> Self {
+        let (one, column) = (graph.number(1.0), graph.integers(&[1]));
+        let last_first = graph.number(num_embeddings.saturating_sub(2) as f32);
+        let whole = graph.node("Floor", &[&position], vec![]);
+        let whole = graph.node("Min", &[&whole, &last_first], vec![]);
+        let share = graph.node("Sub", &[&position, &whole], vec![]);
+        let of_second = graph.node("Unsqueeze", &[&share, &column], vec![]);
+        let of_first = graph.node("Sub", &[&one, &of_second], vec![]);
+        let first = graph.node("Cast", &[&whole], vec![integer("to", INT64)]);
+        let second = graph.node("Add", &[&first, &column], vec![]);
+        Self::Position { first, second, of_first, of_second }
+    }
+
     /// Adds the lookup in the table of a member. Returns the name of the pooled vectors,
     /// `[batch, dim]`.
     fn pooled(&self, graph: &mut Graph<'_>, table: String, dtype: DType) -> String {
-        let (Self::Id { ids } | Self::Bag { values: ids, .. }) = self;
-        let mut rows = graph.node("Gather", &[&table, ids], vec![integer("axis", 0)]);
-        if dtype != DType::F32 {
-            rows = graph.node("Cast", &[&rows], vec![integer("to", FLOAT)]);
-        }
-        let Self::Bag { bags, start, pooling, of_bag, .. } = self else { return rows };
+        let rows_of = |graph: &mut Graph<'_>, ids: &String| {
+            let rows = graph.node("Gather", &[&table, ids], vec![integer("axis", 0)]);
+            if dtype == DType::F32 {
+                return rows;
+            }
+            graph.node("Cast", &[&rows], vec![integer("to", FLOAT)])
+        };
+        let (bags, start, pooling, of_bag, rows) = match self {
+            Self::Id { ids } => return rows_of(graph, ids),
+            Self::Position { first, second, of_first, of_second } => {
+                let mut part = |rows, factor| {
+                    let rows = rows_of(graph, rows);
+                    graph.node("Mul", &[&rows, factor], vec![])
+                };
+                let (first, second) = (part(first, of_first), part(second, of_second));
+                return graph.node("Add", &[&first, &second], vec![]);
+            }
+            Self::Bag { values, bags, start, pooling, of_bag } => {
+                (bags, start, pooling, of_bag, rows_of(graph, values))
+            }
+        };
         let reduction = if *pooling == Pooling::Max { "max" } else { "add" };
         let pooled = graph.node(
             "ScatterElements",

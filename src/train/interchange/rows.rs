@@ -18,6 +18,8 @@ const LABEL: &str = "label";
 pub(super) enum Input {
     /// One id for each row, under the name of the feature.
     Id { ids: String },
+    /// A position between two ids for each row, under the name of the feature.
+    Position { position: String },
     /// Bags of ids.
     Bag {
         /// The ids of all bags, bag after bag: `NAME.values`.
@@ -39,6 +41,7 @@ pub(super) fn inputs(encoder: &Encoder, others: &[&str]) -> Result<Vec<Input>, S
     let input = |feature: &EncodedFeature| {
         let name = &feature.name;
         Ok(match feature.multi_valued {
+            false if feature.interpolated => Input::Position { position: take(name.clone())? },
             false => Input::Id { ids: take(name.clone())? },
             true => Input::Bag {
                 values: take(format!("{name}.values"))?,
@@ -62,6 +65,7 @@ struct Feature {
     input: Input,
     values: Vec<i64>,
     offsets: Vec<i64>,
+    positions: Vec<f32>,
 }
 
 impl EncodedRows {
@@ -70,7 +74,8 @@ impl EncodedRows {
     /// # Errors
     /// Returns a message if two features would have the same name.
     pub fn new(encoder: &Encoder) -> Result<Self, String> {
-        let feature = |input| Feature { input, values: Vec::new(), offsets: vec![0] };
+        let feature =
+            |input| Feature { input, values: Vec::new(), offsets: vec![0], positions: Vec::new() };
         Ok(Self {
             num_dense: encoder.num_dense(),
             dense: Vec::new(),
@@ -90,8 +95,16 @@ impl EncodedRows {
         for (feature, bounds) in self.features.iter_mut().zip(bounds) {
             let [first, .., last] = *bounds else { continue };
             let start = feature.values.len() as i64;
-            let ids = batch.indices.get(first as usize..last as usize).unwrap_or_default();
-            append(&mut feature.values, ids.iter().copied())?;
+            let of_feature = first as usize..last as usize;
+            let ids = batch.indices.get(of_feature.clone()).unwrap_or_default();
+            if let Input::Position { .. } = feature.input {
+                let weights = batch.weights.get(of_feature).unwrap_or_default();
+                let pairs = ids.chunks_exact(2).zip(weights.chunks_exact(2));
+                let position = |(ids, weights): (&[u32], &[f32])| ids[0] as f32 + weights[1];
+                append(&mut feature.positions, pairs.map(position))?;
+                continue;
+            }
+            append(&mut feature.values, ids.iter().copied().map(i64::from))?;
             append(&mut feature.offsets, bounds[1..].iter().map(|end| end - first + start))?;
         }
         Ok(())
@@ -112,9 +125,12 @@ impl EncodedRows {
         if self.labels.iter().any(|label| !label.is_nan()) {
             tensors.push(floats(LABEL, vec![rows], &self.labels));
         }
-        for Feature { input, values, offsets } in &self.features {
+        for Feature { input, values, offsets, positions } in &self.features {
             match input {
                 Input::Id { ids } => tensors.push(TensorRef::integers(ids.clone(), values)),
+                Input::Position { position } => {
+                    tensors.push(floats(position, vec![rows], positions));
+                }
                 Input::Bag { values: ids, offsets: bounds } => tensors.extend([
                     TensorRef::integers(ids.clone(), values),
                     TensorRef::integers(bounds.clone(), offsets),

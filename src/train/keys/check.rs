@@ -19,7 +19,7 @@ const ELSEWHERE: &[(&str, &str)] = &[
         "lr",
         "a learning rate is `learning_rate` in [train.optimizer], [train.tables] or [train.dense]",
     ),
-    ("early_stopping", "training stops after `train.patience` epochs without a better score"),
+    ("early_stopping", "training stops after `train.patience` evaluations without a better score"),
 ];
 
 /// Returns the hint at the key that has the meaning of another program's key.

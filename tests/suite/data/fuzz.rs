@@ -50,8 +50,11 @@ fn stream(encoder: &Encoder, text: Vec<u8>) -> Result<Vec<Batch>, String> {
         );
         for (f, feature) in encoder.features().iter().enumerate() {
             let ids = (0..batch.batch_size).flat_map(|sample| bag(batch, f, sample));
-            assert!(ids.into_iter().all(|&id| (0..feature.num_embeddings as i64).contains(&id)));
+            assert!(ids.into_iter().all(|&id| (id as usize) < feature.num_embeddings));
         }
+        let has_weights = encoder.features().iter().any(|feature| feature.interpolated);
+        assert_eq!(batch.weights.len(), if has_weights { batch.indices.len() } else { 0 });
+        assert!(batch.weights.iter().all(|weight| (0.0..=1.0).contains(weight)));
     }
     Ok(batches)
 }
@@ -70,7 +73,7 @@ pub const ANY_COLUMNS: &str = r#"
     label = "y"
     dense = [
         { column = "x", transform = ["signed_log1p", "zscore"], bins = 3 },
-        { column = "x", transform = "quantile" }, { column = "c", count = true },
+        { column = "x", transform = "quantile", knots = 4 }, { column = "c", count = true },
     ]
     categorical = [{ column = "c", separator = " ", unknown = "row" }, { column = "x", hash = 3 }]
 "#;

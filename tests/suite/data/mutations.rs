@@ -53,6 +53,7 @@ bucket = 10
 [[data.dense]]
 column = "price"
 bins = 4
+knots = 3
 
 [[data.dense]]
 column = "year"

@@ -44,13 +44,13 @@ fn reviews() -> Vec<Vec<String>> {
 fn reference_rows<'a>(
     values: impl Iterator<Item = (usize, &'a str)> + Clone,
     min_count: u32,
-) -> HashMap<&'a str, i64> {
+) -> HashMap<&'a str, u32> {
     let mut counts = HashMap::new();
     let train = values.filter(|&(row, value)| is_train(row) && !value.is_empty());
     train.clone().for_each(|(_, value)| *counts.entry(value).or_insert(0) += 1);
     let mut rows = HashMap::new();
     for (_, value) in train.filter(|(_, value)| counts[value] >= min_count) {
-        let next = rows.len() as i64 + 1;
+        let next = rows.len() as u32 + 1;
         rows.entry(value).or_insert(next);
     }
     rows
@@ -126,7 +126,7 @@ fn clothing_is_encoded_as_the_reference_says() {
             let expected = single[feature].get(review[field].as_str()).copied().unwrap_or(0);
             assert_eq!(bag(&batch, feature, sample), [expected], "row {sample}, field {field}");
         }
-        let expected: Vec<i64> =
+        let expected: Vec<u32> =
             review[6].split(' ').filter_map(|word| words.get(word).copied()).collect();
         assert_eq!(bag(&batch, 4, sample), expected, "words of row {sample}");
         assert_eq!(batch.labels[sample], review[7].parse::<f32>().unwrap());
@@ -332,6 +332,6 @@ fn criteo_needs_no_columns() {
     assert!(encoder.features().iter().all(|feature| feature.num_embeddings == 51));
     let first = (0..500).find(|&k| is_train(k)).unwrap();
     let value = criteo_line(1500 + first).split('\t').nth(39).unwrap().to_owned();
-    let expected = if value.is_empty() { 0 } else { 1 + (hash64(value.as_bytes()) % 50) as i64 };
+    let expected = if value.is_empty() { 0 } else { 1 + (hash64(value.as_bytes()) % 50) as u32 };
     assert_eq!(bag(&gather(&splits.train, &[0]), 25, 0), [expected]);
 }

@@ -2,9 +2,11 @@
 //! while ops compute.
 
 use std::ffi::c_void;
+use std::mem::MaybeUninit;
 use std::sync::Arc;
 
 use cudarc::driver::{CudaContext, result, sys};
+use rayon::prelude::*;
 
 use super::super::Cuda;
 use super::driver::{Quiet, bind, check, refuse_recording};
@@ -14,6 +16,9 @@ use crate::ops::ViewMut;
 
 /// The least size of a piece of pinned memory, in bytes.
 const MIN_PINNED_BYTES: usize = 64;
+/// The bytes that one thread copies to pinned memory; more are shared by the threads of rayon's
+/// pool, since one thread copies more slowly than the link to the device does.
+const COPIED_AT_ONCE: usize = 1 << 18;
 
 /// A transfer from the host to the device, for one batch after another, made for
 /// [`Staging`](crate::nn::Staging).
@@ -143,14 +148,22 @@ impl Pinned {
     /// Copies `bytes` into the memory and returns the copy. Panics if there is too little room.
     fn fill(&mut self, bytes: &[u8]) -> &[u8] {
         assert!(bytes.len() <= self.len, "{} bytes do not fit into {}", bytes.len(), self.len);
-        let to = self.pointer.cast::<u8>();
+        let to = self.pointer.cast::<MaybeUninit<u8>>();
         // SAFETY: the memory has `len` bytes, which are enough. This value owns them alone, and no
         // copy reads them any more, since `begin` has waited for that. They are borrowed as long as
         // the result.
-        unsafe {
-            std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len());
-            std::slice::from_raw_parts(to, bytes.len())
+        let to = unsafe { std::slice::from_raw_parts_mut(to, bytes.len()) };
+        // SAFETY: `MaybeUninit<u8>` has the layout of `u8`.
+        let bytes: &[MaybeUninit<u8>] =
+            unsafe { std::slice::from_raw_parts(bytes.as_ptr().cast(), bytes.len()) };
+        if bytes.len() <= COPIED_AT_ONCE {
+            to.copy_from_slice(bytes);
+        } else {
+            let parts = to.par_chunks_mut(COPIED_AT_ONCE).zip(bytes.par_chunks(COPIED_AT_ONCE));
+            parts.for_each(|(to, from)| to.copy_from_slice(from));
         }
+        // SAFETY: all of these bytes have just been written.
+        unsafe { std::slice::from_raw_parts(to.as_ptr().cast(), to.len()) }
     }
 }
 

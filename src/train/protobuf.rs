@@ -1,11 +1,15 @@
 //! Writes messages in the encoding of protocol buffers
-//! (<https://protobuf.dev/programming-guides/encoding/>), as far as ONNX needs it.
+//! (<https://protobuf.dev/programming-guides/encoding/>), as far as ONNX and event files of
+//! TensorBoard need it.
 
 use std::borrow::Cow;
 use std::io::{self, Write};
 
 /// The wire type of integers.
 const VARINT: u64 = 0;
+/// The wire types of 8 and of 4 bytes.
+const EIGHT_BYTES: u64 = 1;
+const FOUR_BYTES: u64 = 5;
 /// The wire type of bytes, texts and messages: a length, then so many bytes.
 const LENGTH: u64 = 2;
 
@@ -28,6 +32,20 @@ impl<'a> Message<'a> {
     pub(super) fn integer(mut self, field: u32, value: i64) -> Self {
         self.tag(field, VARINT);
         self.varint(value as u64);
+        self
+    }
+
+    /// Adds a field that holds a `double`.
+    pub(super) fn double(mut self, field: u32, value: f64) -> Self {
+        self.tag(field, EIGHT_BYTES);
+        self.append(&value.to_le_bytes());
+        self
+    }
+
+    /// Adds a field that holds a `float`.
+    pub(super) fn float(mut self, field: u32, value: f32) -> Self {
+        self.tag(field, FOUR_BYTES);
+        self.append(&value.to_le_bytes());
         self
     }
 
@@ -119,6 +137,10 @@ mod tests {
             [0x1a, 0x03, 0x08, 0x96, 0x01]
         );
         assert_eq!(encoding(&Message::default().integer(1, 0)), [0x08, 0x00]);
+        assert_eq!(
+            encoding(&Message::default().float(2, 1.0).double(1, -2.0)),
+            [0x15, 0, 0, 0x80, 0x3f, 0x09, 0, 0, 0, 0, 0, 0, 0, 0xc0]
+        );
         let mut minus_two = vec![0x08, 0xfe];
         minus_two.extend([0xff; 8]);
         minus_two.push(0x01);
