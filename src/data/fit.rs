@@ -67,6 +67,8 @@ fn check_columns(known: &DataConfig, config: &DataConfig) -> Result<()> {
     };
     let fields = [
         ("trim", known.trims() == config.trims()),
+        ("missing_values", known.missing_values == config.missing_values),
+        ("decimal", known.notation() == config.notation()),
         ("derive", known.derive == config.derive),
         ("dense", known.dense == config.dense),
         ("categorical", column_of(&known.categorical) == column_of(&config.categorical)),
@@ -90,7 +92,6 @@ fn fit(
 ) -> Result<Encoder> {
     config.validate()?;
     let mut config = config.with_defaults();
-    known.map_or(Ok(()), |known| check_columns(&known.config, &config))?;
     each_file_once(&config, folder)?;
     check_files(&config, folder)?;
     let files = config.files(Part::Train, folder);
@@ -99,6 +100,7 @@ fn fit(
 
     let mut seen = Seen::default();
     let side_tables = side_tables(&mut config, folder, sources(), needs, &mut seen)?;
+    known.map_or(Ok(()), |known| check_columns(&known.config, &config))?;
     let passes = if needs.time { 2 } else { 1 };
     let time_cut = match config.split {
         Split::Time { validation, test, .. } => {

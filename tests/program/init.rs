@@ -5,7 +5,7 @@ use std::path::Path;
 
 use bagdot::train::Config;
 
-use crate::common::{fail, run, succeed};
+use crate::common::{fail, manifest, run, succeed};
 
 /// Returns rows of a header and `count` rows.
 fn rows(header: &str, count: usize, row: impl Fn(usize) -> String) -> String {
@@ -291,8 +291,11 @@ fn train_takes_a_file_of_data() {
     let train = ["train", "data.csv", "--label", "y", "-q", "--epochs", "1"];
     succeed(folder.path(), &train);
     assert_eq!(succeed(folder.path(), &["eval", "runs/data", "-q"]), by_config);
-    let report = fs::read_to_string(folder.path().join("runs/data/report.html")).unwrap();
-    assert!(report.contains("min_count = 2"), "the report has the configuration");
+    let config = &manifest(&folder.path().join("runs/data"))["config"]["data"];
+    assert_eq!(
+        (&config["label"], &config["categorical"][0]["min_count"]),
+        (&"y".into(), &2.into())
+    );
     fs::create_dir(folder.path().join("days")).unwrap();
     fs::copy(folder.path().join("data.csv"), folder.path().join("days/1.csv")).unwrap();
     for data in ["days", "days/*.csv", "./days/1.csv"] {

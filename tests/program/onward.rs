@@ -154,3 +154,26 @@ fn other_models_and_columns_are_refused() {
     succeed(folder, &["train", "rare.toml", "--quiet", "--from", "old", "--out", "rare"]);
     assert!(succeed(folder, &["info", "rare"]).contains("sparse: page (6 rows"));
 }
+
+#[test]
+fn columns_may_be_named_by_patterns() {
+    let folder = project_with_new_rows();
+    let named = CONFIG.replace("clicks.csv", "new.csv");
+    let by_pattern = named.replace("{ column = \"page\" }", "{ columns = \"pa*\" }");
+    assert_ne!(by_pattern, named);
+    fs::write(folder.path().join("pattern.toml"), &by_pattern).unwrap();
+    let onward = |config| {
+        let train = ["train", config, "--from", "old", "--quiet", "--epochs", "1", "--out", "run"];
+        succeed(folder.path(), &train)
+    };
+    assert_eq!(onward("pattern.toml"), onward("new.toml"));
+    for (setting, field) in
+        [("missing_values = \"NA\"", "missing_values"), ("decimal = \",\"", "decimal")]
+    {
+        let other = named.replace("[data]\n", &format!("[data]\n{setting}\n"));
+        fs::write(folder.path().join("other.toml"), other).unwrap();
+        let (_, message) =
+            fail(folder.path(), &["train", "other.toml", "--from", "old", "--out", "x"]);
+        assert!(message.contains(&format!("data.{field}: this is not the setting")), "{message}");
+    }
+}
