@@ -154,8 +154,8 @@ impl Encoder {
         Splitter::new(&self.config.split, self.time_cut)
     }
 
-    /// Returns an empty dataset for rows of this encoder.
-    pub(crate) fn dataset(&self) -> Dataset {
+    /// Returns an empty dataset for rows of this encoder; see [`Dataset::append`].
+    pub fn dataset(&self) -> Dataset {
         let categorical =
             self.config.categorical.iter().map(|categorical| categorical.separator.is_some());
         let bins = self.config.dense.iter().filter(|dense| dense.bins > 0).map(|_| false);
