@@ -65,7 +65,7 @@ pub(super) struct Train {
 
 impl Train {
     pub(super) fn run(&self) -> CliResult {
-        let (mut config, folder) = self.config()?;
+        let (mut config, folder, text) = self.config()?;
         let train = &mut config.train;
         train.seed = self.seed.unwrap_or(train.seed);
         train.epochs = self.epochs.unwrap_or(train.epochs);
@@ -73,13 +73,14 @@ impl Train {
         if train.epochs == 0 || train.batch_size == 0 {
             return Err(CliError::Usage("--epochs and --batch-size must be 1 or more".into()));
         }
-        on_device!(self.common, device => self.train(device, config, &folder))
+        on_device!(self.common, device => self.train(device, config, &folder, text))
     }
 
-    /// Reads the configuration, or drafts one for a file of data.
-    fn config(&self) -> Result<(Config, PathBuf), CliError> {
+    /// Reads the configuration, or drafts one for a file of data. Returns it with the folder at
+    /// which its paths start, and with its text.
+    fn config(&self) -> Result<(Config, PathBuf, String), CliError> {
         let Some(label) = &self.label else {
-            return Config::load(&self.config).map_err(|error| match is_data(&error) {
+            return Config::load_with_text(&self.config).map_err(|error| match is_data(&error) {
                 true => CliError::Usage(format!(
                     "{} is no configuration: to train on a file of data, name the column to \
                      predict with --label, or write a configuration with bagdot init",
@@ -96,10 +97,16 @@ impl Train {
         }
         let mut config = Config::parse(&draft.text).map_err(CliError::Usage)?;
         config.data.find_files(&folder)?;
-        Ok((config, folder))
+        Ok((config, folder, draft.text))
     }
 
-    fn train<D: Backend>(&self, device: D, config: Config, folder: &Path) -> CliResult {
+    fn train<D: Backend>(
+        &self,
+        device: D,
+        config: Config,
+        folder: &Path,
+        text: String,
+    ) -> CliResult {
         let path =
             self.out.clone().unwrap_or_else(|| default_dir(&self.config, self.label.is_some()));
         let mut screen = Screen::new(self.common.quiet, &path, config.train.epochs);
@@ -141,7 +148,7 @@ impl Train {
             })
         });
         screen.events = events.transpose()?;
-        let result = trainer.report_with(self.report()).run(&mut screen);
+        let result = trainer.report_with(self.report(text)).run(&mut screen);
         screen.bar.clear();
         let outcome = result.map_err(|error| match (error, screen.signals.received()) {
             (error @ TrainError::Interrupted { .. }, Some(signal)) => {
@@ -155,9 +162,9 @@ impl Train {
         self.print(&outcome)
     }
 
-    /// Returns the settings of the report: the configuration as it was written, and after it the
+    /// Returns the settings of the report: the configuration as it was written, in `text`, with the
     /// flags that override it.
-    fn report(&self) -> ReportOptions {
+    fn report(&self, text: String) -> ReportOptions {
         let flags = [
             ("--seed", self.seed),
             ("--epochs", self.epochs.map(u64::from)),
@@ -167,12 +174,11 @@ impl Train {
             .into_iter()
             .filter_map(|(flag, value)| Some(format!(" {flag} {}", value?)))
             .collect();
-        let text = std::fs::read_to_string(&self.config).ok();
-        let text = text.map(|text| match flags.as_str() {
+        let text = match flags.as_str() {
             "" => text,
             flags => format!("{}\n\n# and on the command line:{flags}", text.trim_end()),
-        });
-        ReportOptions { config_text: text, importance: self.importance }
+        };
+        ReportOptions { config_text: Some(text), importance: self.importance }
     }
 
     fn print(&self, outcome: &Outcome) -> CliResult {

@@ -295,12 +295,20 @@ impl Config {
     /// Returns [`TrainError::Config`] with line and column, in the words of `keys.rs`. For an
     /// unknown key it names the nearest known one.
     pub fn load(path: &Path) -> Result<(Self, PathBuf)> {
+        Self::load_with_text(path).map(|(config, folder, _)| (config, folder))
+    }
+
+    /// Reads a configuration file as [`Self::load`] does. Also returns its text.
+    ///
+    /// # Errors
+    /// Returns the errors of [`Self::load`].
+    pub fn load_with_text(path: &Path) -> Result<(Self, PathBuf, String)> {
         let text = std::fs::read_to_string(path).map_err(io_error("read", path))?;
         let mut config = Self::parse(&text)
             .map_err(|message| TrainError::Config { path: path.into(), message })?;
         let folder = parent_of(path);
         config.data.find_files(folder)?;
-        Ok((config, folder.into()))
+        Ok((config, folder.into(), text))
     }
 
     /// Returns the decay of the average of the parameters; 0 for none.

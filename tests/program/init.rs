@@ -74,7 +74,10 @@ fn kinds_are_guessed() {
         ("label = \"clicked\"", "28.0 % of the rows"),
         ("{ column = \"user_id\", min_count = 5 }", "77 distinct"),
         ("# { column = \"row_id\"", "an id: it differs in every row"),
-        ("{ column = \"age\", transform = \"zscore\", bins = 64, knots = 64 }", "20 to 79, 60 distinct"),
+        (
+            "{ column = \"age\", transform = \"zscore\", bins = 64, knots = 64 }",
+            "20 to 79, 60 distinct",
+        ),
         ("{ column = \"price\", bins = 64, knots = 64 }", "11.1 % missing"),
         ("{ column = \"flag\", min_count", "2 distinct"),
         ("{ column = \"shop\", min_count", "31 distinct"),
