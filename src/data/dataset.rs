@@ -270,7 +270,10 @@ impl Dataset {
     }
 
     /// Appends the rows of a batch, which has the features of this dataset.
-    pub(crate) fn append(&mut self, batch: &Batch) {
+    ///
+    /// # Panics
+    /// Panics if the batch has fewer features, as indexing a slice does.
+    pub fn append(&mut self, batch: &Batch) {
         let rows = batch.batch_size;
         self.dense.extend_from_slice(&batch.dense);
         self.labels.extend_from_slice(&batch.labels);

@@ -167,8 +167,8 @@ impl Encoder {
         Splitter::new(&self.config.split, self.time_cut)
     }
 
-    /// Returns an empty dataset for rows of this encoder.
-    pub(crate) fn dataset(&self) -> Dataset {
+    /// Returns an empty dataset for rows of this encoder; see [`Dataset::append`].
+    pub fn dataset(&self) -> Dataset {
         Dataset::new(self.num_dense(), &self.features)
     }
 }

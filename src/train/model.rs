@@ -349,9 +349,10 @@ impl<D: Backend> TrainedModel<D> {
         Ok(rows.report())
     }
 
-    /// Measures how much worse the model is on rows in which the values of one column are shuffled,
-    /// for each column; see [`importance`]. `progress` is called with the number of columns that
-    /// are done and the total.
+    /// Measures how much worse the model is on rows in which the values of one column are shuffled
+    /// (permutation importance; Breiman, 2001): for each column, the largest rise of the log-loss
+    /// first. All features of a column are shuffled together, each time in the same way.
+    /// `progress` is called with the number of columns that are done and the total.
     ///
     /// # Errors
     /// Returns the errors of the device.
