@@ -76,7 +76,8 @@ impl Train {
         on_device!(self.common, device => self.train(device, config, &folder, text))
     }
 
-    /// Reads the configuration, or drafts one for a file of data. Also returns its text.
+    /// Reads the configuration, or drafts one for a file of data. Returns it with the folder at
+    /// which its paths start, and with its text.
     fn config(&self) -> Result<(Config, PathBuf, String), CliError> {
         let Some(label) = &self.label else {
             return Config::load_with_text(&self.config).map_err(|error| match is_data(&error) {

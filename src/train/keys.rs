@@ -618,7 +618,8 @@ const TRAIN: &[Key] = &[
         U32,
         Value("3"),
         "patience = 3",
-        "Training stops after this many evaluations without a better validation score; 0 for never.",
+        "Training stops after this many evaluations without a better validation score; 0 for \
+         never.",
     ),
     key(
         "select",

@@ -102,3 +102,18 @@ fn a_report_without_test_rows_tells_of_the_validation() {
     assert!(report.contains("Importance") && !report.contains("The test rows in detail"));
     assert_eq!(report.matches("<svg").count(), 2);
 }
+
+/// Checks that the report of a model of a file of data shows the configuration that was drafted for
+/// it, and no rows.
+#[test]
+fn a_report_shows_a_drafted_configuration() {
+    let folder = project(900);
+    let folder = folder.path();
+    let arguments = ["train", "clicks.csv", "--label", "clicked", "--epochs", "1", "--out", "m"];
+    succeed(folder, &[&arguments[..], &["--quiet"]].concat());
+    let report = fs::read_to_string(folder.join("m/report.html")).unwrap();
+    let config = between(&report, "<h2>Configuration</h2><pre>", "</pre>");
+    assert!(config.contains("label = &quot;clicked&quot;"), "{config}");
+    assert!(config.ends_with("# and on the command line: --epochs 1"), "{config}");
+    assert!(!config.contains("age,page,tags,clicked"), "{config}");
+}
