@@ -40,6 +40,7 @@ const VARIANTS: &[Variant] = &[
             .for_each(|column| column.min_count = None);
     }),
     ("without bins", |config| config.data.dense.iter_mut().for_each(|column| column.bins = 0)),
+    ("without knots", |config| config.data.dense.iter_mut().for_each(|column| column.knots = 0)),
     ("without appended vectors", |config| config.model.append_sparse = false),
     ("without decay of the tables", |config| {
         config.train.tables.weight_decay = Some(WeightDecay::None)

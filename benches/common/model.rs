@@ -1,32 +1,15 @@
 //! Published models, and batches for them.
 
-use std::collections::BTreeMap;
-
 use bagdot::nn::{BatchView, ComputePrecision, Dlrm, DlrmConfig, Optimizers};
-use bagdot::ops::{Backend, Bags, Device, Feature, Host, Matrix, Optimizer, Pooling, Table};
+use bagdot::ops::{Backend, Bags, Device, Host, Matrix, Optimizer, Table};
+use bagdot::train::PublishedModel;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use rayon::prelude::*;
-use serde::Deserialize;
 
 use super::{Ids, Timed, ids_of, shapes, upload, values};
 
-/// The contents of models.json, which gpu_compare.py reads, too.
-#[derive(Deserialize)]
-struct Published {
-    most_rows: usize,
-    models: BTreeMap<String, Shape>,
-}
-
-#[derive(Deserialize)]
-struct Shape {
-    bottom: Vec<usize>,
-    top: Vec<usize>,
-    rows: Vec<usize>,
-    batch_size: BTreeMap<String, usize>,
-}
-
-/// A published model whose tables are cut off.
+/// A published model with the batch size that is measured.
 pub struct Model {
     pub name: String,
     pub batch_size: usize,
@@ -53,28 +36,15 @@ pub struct DeviceBatch<B: Device> {
 /// Returns all models as they are measured on a device. `BAGDOT_BENCH_SHAPE` can replace their
 /// batch size, `b`.
 pub fn published<B: Timed>() -> Vec<Model> {
-    let Published { most_rows, models } =
-        serde_json::from_str(include_str!("models.json")).unwrap();
-    let model = |(name, shape): (String, Shape)| {
-        let dim = *shape.bottom.last().unwrap();
-        let table = |rows: usize| Table { num_embeddings: rows.min(most_rows), embedding_dim: dim };
-        let feature = |table| Feature { table, pooling: Pooling::Sum, padding_idx: None };
-        let config = DlrmConfig {
-            num_dense: shape.bottom[0],
-            bottom_mlp: shape.bottom[1..].to_vec(),
-            features: (0..shape.rows.len()).map(feature).collect(),
-            tables: shape.rows.into_iter().map(table).collect(),
-            top_mlp: shape.top,
-            ..DlrmConfig::default()
-        };
-        let sizes = shapes(["b"], &[[shape.batch_size[B::NAME]]]);
+    let model = |PublishedModel { name, config, batch_size }| {
+        let sizes = shapes(["b"], &[[batch_size[B::NAME]]]);
         sizes.into_iter().map(move |[batch_size]| Model {
             name: name.clone(),
             batch_size,
             config: config.clone(),
         })
     };
-    models.into_iter().flat_map(model).collect()
+    PublishedModel::all().into_iter().flat_map(model).collect()
 }
 
 impl Model {

@@ -1,6 +1,5 @@
 //! `bagdot info --roofline`
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::Deserialize;
@@ -9,25 +8,8 @@ use super::error::{CliError, CliResult};
 use super::terminal::print_line;
 use crate::data::Shown;
 use crate::nn::{BatchSizes, ComputePrecision, DlrmConfig, GPUS, Optimizers, StepWork};
-use crate::ops::{Feature, Optimizer, Pooling, Table};
-use crate::train::{Config, Workload};
-
-/// The published models that benchmarks measure.
-const PUBLISHED: &str = include_str!("../../benches/common/models.json");
-
-#[derive(Deserialize)]
-struct Published {
-    most_rows: usize,
-    models: BTreeMap<String, Shape>,
-}
-
-#[derive(Deserialize)]
-struct Shape {
-    bottom: Vec<usize>,
-    top: Vec<usize>,
-    rows: Vec<usize>,
-    batch_size: BTreeMap<String, usize>,
-}
+use crate::ops::{Optimizer, Table};
+use crate::train::{Config, PublishedModel, Workload};
 
 /// A record of benchmarks, as in benches/record.
 #[derive(Deserialize)]
@@ -66,13 +48,13 @@ impl Precision {
 /// Prints the work of a step and of a prediction, of a published model or of a configuration, and
 /// the times of a record.
 pub(super) fn print(model: &str, precision: Option<Precision>, record: Option<&Path>) -> CliResult {
-    let (workload, shape) = match published(model, precision.unwrap_or_default())? {
+    let (workload, shape) = match published(model, precision.unwrap_or_default()) {
         Some((workload, shape)) => (workload, Some(shape)),
         None if precision.is_some() || record.is_some() => {
             return Err(CliError::Usage(format!(
                 "`--precision` and `--record` go with {} only; a configuration has a precision of \
                  its own",
-                names()?
+                names()
             )));
         }
         None => {
@@ -138,49 +120,30 @@ fn print_recorded(record: &Record, op: &str, shape: &str, work: &StepWork) -> Cl
 
 /// Returns the workload of a published model with plain SGD on uniform ids, and the name of its
 /// benchmarks; `None` if there is no model of this name.
-fn published(name: &str, precision: Precision) -> Result<Option<(Workload, String)>, CliError> {
-    let Published { most_rows, mut models } = published_models()?;
-    let Some(Shape { bottom, top, rows, batch_size }) = models.remove(name) else {
-        return Ok(None);
-    };
-    let batch_size = batch_size.get("cuda").copied().unwrap_or(0);
-    let (num_dense, embedding_dim) = (bottom[0], bottom[bottom.len() - 1]);
-    let rows: Vec<usize> = rows.into_iter().map(|rows| rows.min(most_rows)).collect();
+fn published(name: &str, precision: Precision) -> Option<(Workload, String)> {
+    let model = PublishedModel::all().into_iter().find(|model| model.name == name)?;
+    let batch_size = model.batch_size.get("cuda").copied().unwrap_or(0);
     // The expected number of rows that uniform ids name.
-    let distinct = |&rows: &usize| {
-        let rows = rows as f64;
+    let distinct = |table: &Table| {
+        let rows = table.num_embeddings as f64;
         rows * (1.0 - (1.0 - 1.0 / rows).powf(batch_size as f64))
     };
+    let config = DlrmConfig { precision: precision.of_model(), ..model.config };
     let batch = BatchSizes {
         batch_size,
-        num_indices: rows.len() * batch_size,
-        distinct_rows: rows.iter().map(distinct).sum::<f64>() as usize,
-    };
-    let table = |num_embeddings| Table { num_embeddings, embedding_dim };
-    let feature = |table| Feature { table, pooling: Pooling::Sum, padding_idx: None };
-    let config = DlrmConfig {
-        num_dense,
-        bottom_mlp: bottom[1..].to_vec(),
-        features: (0..rows.len()).map(feature).collect(),
-        tables: rows.into_iter().map(table).collect(),
-        top_mlp: top,
-        precision: precision.of_model(),
-        ..DlrmConfig::default()
+        num_indices: config.features.len() * batch_size,
+        distinct_rows: config.tables.iter().map(distinct).sum::<f64>() as usize,
     };
     let shape = format!("{name} b{batch_size} uniform {}", config.precision);
     let optimizers = Optimizers::same(Optimizer::Sgd, 1e-6);
-    Ok(Some((Workload { config, optimizers, batch }, shape)))
-}
-
-fn published_models() -> Result<Published, CliError> {
-    serde_json::from_str(PUBLISHED).map_err(|error| CliError::Usage(error.to_string()))
+    Some((Workload { config, optimizers, batch }, shape))
 }
 
 /// Returns the names of the published models, for a message.
-fn names() -> Result<String, CliError> {
+fn names() -> String {
     let names: Vec<_> =
-        published_models()?.models.into_keys().map(|name| format!("`{name}`")).collect();
-    Ok(names.join(", "))
+        PublishedModel::all().iter().map(|model| format!("`{}`", model.name)).collect();
+    names.join(", ")
 }
 
 /// Reads a record of benchmarks.
