@@ -460,6 +460,57 @@ typedef struct bagdot_finite_check_arguments {
     uint64_t *verdict;
 } bagdot_finite_check_arguments;
 
+// The last layer: `z = X w + b`.
+typedef struct bagdot_head {
+    // `sizeof(bagdot_head)`.
+    uint32_t struct_size;
+    // Zero.
+    uint32_t reserved;
+    // X, `[batch_size, K]`, of f32, f16 or bf16.
+    const struct bagdot_matrix *input;
+    // w, `[K]`.
+    const float *weight;
+    // b, one value.
+    const float *bias;
+    // The output: the logits z, `[batch_size]`.
+    float *logits;
+} bagdot_head;
+
+// The loss of the logits, and the gradients, all times `loss_scale`.
+typedef struct bagdot_head_gradient {
+    // `sizeof(bagdot_head_gradient)`.
+    uint32_t struct_size;
+    // A `bagdot_loss_kind`.
+    int32_t kind;
+    // The weight of a sample whose label rounds to 0.
+    float negative;
+    // The weight of a sample whose label rounds to 1.
+    float positive;
+    // The threshold, in [0, 0.5): probabilities are clamped to `[threshold, 1 - threshold]`.
+    float threshold;
+    // The factor of the gradients, a power of two; 0 for 1.
+    float loss_scale;
+    // A `bagdot_accum`: the treatment of the values that the gradients of w and of biases hold.
+    int32_t accum;
+    // Zero.
+    uint32_t reserved;
+    // The labels in [0, 1], `[batch_size]`.
+    const float *labels;
+    // The output: the mean loss, one value.
+    double *mean;
+    // The gradient of z, `[batch_size]`.
+    float *grad_logits;
+    // The gradient of X, of its type.
+    const struct bagdot_matrix *grad_input;
+    // The gradient of w, `[K]`.
+    float *grad_weight;
+    // The gradient of b, one value.
+    float *grad_bias;
+    // The gradient of the bias of the layer with ReLU whose output X is, `[K]`: `grad_input` is
+    // then the gradient of that layer's affine map. Null if the gradient of X is wanted as it is.
+    float *grad_bias_before;
+} bagdot_head_gradient;
+
 // The memory of an order, on its device.
 //
 // Let `n` and `u` be the two numbers of `counts`: of ids without padding and bad ids, and of rows.
@@ -917,6 +968,38 @@ const char *bagdot_status_name(int32_t status);
 // the op has run.
 int32_t bagdot_finite_check(const struct bagdot_context *context,
                             const struct bagdot_finite_check_arguments *arguments);
+
+// Computes the logits of a batch.
+//
+// # Safety
+// `context` is a context, and `head` to a struct whose pointers are to as much memory of its
+// device as its fields say. `logits` overlaps nothing else. On CUDA all of it stays unchanged
+// until the op has run.
+int32_t bagdot_head_forward(const struct bagdot_context *context, const struct bagdot_head *head);
+
+// Gets the size in bytes of the workspace of bagdot_head_loss_and_grads() for `inputs` inputs of
+// this type (K).
+//
+// # Safety
+// `context` is a context, and `bytes` to memory for a number.
+int32_t bagdot_head_workspace_size(const struct bagdot_context *context,
+                                   int32_t input_dtype,
+                                   uint64_t batch_size,
+                                   uint64_t inputs,
+                                   uint64_t *bytes);
+
+// Computes the logits of a batch, the mean loss, and all gradients. A bad label is an error as a
+// bad id is: its loss and gradient are 0, and all else is computed.
+//
+// # Safety
+// `context` is a context, and `head` and `gradient` to structs whose pointers are to as much
+// memory of its device as their fields say. Outputs and workspace, `workspace_size` bytes at a
+// multiple of 8, overlap nothing else. On CUDA all of it stays unchanged until the op has run.
+int32_t bagdot_head_loss_and_grads(const struct bagdot_context *context,
+                                   const struct bagdot_head *head,
+                                   const struct bagdot_head_gradient *gradient,
+                                   void *workspace,
+                                   uint64_t workspace_size);
 
 // Allocates an order for at most `capacity` ids in at most `num_bags` bags.
 //

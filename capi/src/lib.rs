@@ -18,6 +18,7 @@ pub mod device;
 pub mod embedding_bag;
 pub mod error;
 pub mod finite_check;
+pub mod head;
 pub mod index_sort;
 pub mod interaction;
 pub mod linear;

@@ -29,6 +29,15 @@ conversion! {
     }
 }
 
+/// Returns the loss function of a `bagdot_loss_kind` with the weights of its classes.
+pub(crate) fn loss_of(op: &str, kind: i32, negative: f32, positive: f32) -> Result<Loss> {
+    Ok(match loss_kind(op, "kind", kind)? {
+        bagdot_loss_kind::BCE_WITH_LOGITS => Loss::BceWithLogits,
+        bagdot_loss_kind::WEIGHTED_BCE => Loss::WeightedBce { negative, positive },
+        bagdot_loss_kind::MSE => Loss::Mse,
+    })
+}
+
 /// The loss of a batch: its options and its memory.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
@@ -108,12 +117,7 @@ unsafe fn forward<D: Raw>(
     loss: &bagdot_loss,
     workspace: (*mut c_void, u64),
 ) -> Result<()> {
-    let (negative, positive) = (loss.negative, loss.positive);
-    let kind = match loss_kind(op, "loss.kind", loss.kind)? {
-        bagdot_loss_kind::BCE_WITH_LOGITS => Loss::BceWithLogits,
-        bagdot_loss_kind::WEIGHTED_BCE => Loss::WeightedBce { negative, positive },
-        bagdot_loss_kind::MSE => Loss::Mse,
-    };
+    let kind = loss_of(op, loss.kind, loss.negative, loss.positive)?;
     let n = size(op, "batch_size", loss.batch_size)?;
     // SAFETY: the caller's promise.
     unsafe {

@@ -515,6 +515,39 @@ static void layers(void) {
     EXPECT(double, loss.mean, 0.25);
     EXPECT(float, loss.grad_logits, -0.125f, 0.125f);
 
+    /* z = (1 2) (0.5 -0.25) + 0 = 0, p = 0.5: the gradient of z is 2 (p - y) p (1 - p) = -0.25. */
+    bagdot_matrix last = F32(PLACE(float, 1, 2), 1, 2), grad_last = F32(place(zeros, 8), 1, 2);
+    bagdot_head head = BAGDOT_INIT(bagdot_head);
+    head.input = &last;
+    head.weight = PLACE(float, 0.5f, -0.25f);
+    head.bias = PLACE(float, 0);
+    head.logits = place(zeros, 4);
+    CHECK(bagdot_head_forward(context, &head));
+    EXPECT(float, head.logits, 0);
+    bagdot_head_gradient through = BAGDOT_INIT(bagdot_head_gradient);
+    through.kind = BAGDOT_LOSS_KIND_MSE;
+    through.loss_scale = 2;
+    through.labels = PLACE(float, 1);
+    through.mean = place(zeros, 8);
+    through.grad_logits = place(zeros, 4);
+    through.grad_input = &grad_last;
+    through.grad_weight = place(zeros, 8);
+    through.grad_bias = PLACE(float, 1);
+    through.grad_bias_before = place(zeros, 8);
+    CHECK(bagdot_head_workspace_size(context, BAGDOT_DTYPE_F32, 1, 2, &bytes));
+    CHECK(bagdot_head_loss_and_grads(context, &head, &through, NULL, 0));
+    EXPECT(double, through.mean, 0.25);
+    EXPECT(float, through.grad_logits, -0.5f);
+    EXPECT(float, through.grad_weight, -0.5f, -1);
+    EXPECT(float, through.grad_bias, -0.5f);
+    EXPECT(float, grad_last.data, -0.25f, 0.125f);
+    EXPECT(float, through.grad_bias_before, -0.25f, 0.125f);
+    through.accum = BAGDOT_ACCUM_ADD;
+    CHECK(bagdot_head_loss_and_grads(context, &head, &through, NULL, 0));
+    EXPECT(float, through.grad_bias, -1);
+    through.mean = NULL;
+    REFUSED(NULL_POINTER, bagdot_head_loss_and_grads(context, &head, &through, NULL, 0));
+
     bagdot_matrix from = F32(PLACE(float, 1.5f, 257), 1, 2);
     bagdot_matrix to = matrix(BAGDOT_DTYPE_BF16, place(zeros, 4), 1, 2);
     CHECK(bagdot_cast(context, 2, &from, &to));
