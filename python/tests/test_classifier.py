@@ -74,7 +74,7 @@ def test_curves(fitted, tmp_path):
     assert len(curves.pictures) == 2 and "AUC by step" in curves._repr_html_()
     curves.save(tmp_path / "curves.svg")
     assert (tmp_path / "curves.svg").read_text().startswith("<svg")
-    assert "<h2>Curves</h2>" in fitted.report()
+    assert "<h2>Training</h2>" in fitted.report()
 
 
 def test_every_data_frame_gives_the_same_model(fitted, reviews):
