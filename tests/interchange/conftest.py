@@ -65,7 +65,7 @@ def make_model(
     tags="sum",
     words="sum",
     members=1,
-    price="bins = 9",
+    price="bins = 0",
 ):
     """Trains a small model on clicks that are drawn here. Returns its directory."""
     draw = random.Random(7)
