@@ -95,6 +95,12 @@ impl Tally {
         self.computes(op, bytes, 0, Unit::F32)
     }
 
+    /// Notes the gradient of an activation with `m` rows and `n` columns, and of the bias.
+    fn activation_grad<E: Element>(&self, m: usize, n: usize) -> Result<()> {
+        let bytes = sum([product([3, m, n, size_of::<E>()]), product([n, 4])]);
+        self.moves("linear_activation_grad", bytes)
+    }
+
     fn computes(&self, op: &'static str, bytes: usize, flops: usize, unit: Unit) -> Result<()> {
         let mut work = self.work.lock().unwrap_or_else(PoisonError::into_inner);
         work.push(Work { op, bytes, flops, unit });
@@ -307,7 +313,7 @@ impl LinearOps for Tally {
             sum([product([elements, size_of::<E>()]), product([words, 4])])
         };
         if args.grad_bias.is_some() {
-            self.moves("linear_activation_grad", of(product([3, y]), n))?;
+            self.activation_grad::<E>(m, n)?;
         }
         if args.grad_input.is_some() {
             // ReLU's gradient of the layer before reads that layer's output.
@@ -321,9 +327,7 @@ impl LinearOps for Tally {
         &self,
         args: linear::ActivationGrad<'_, Self, E>,
     ) -> Result<()> {
-        let (m, n) = (args.output.rows, args.output.cols);
-        let bytes = sum([product([3, m, n, size_of::<E>()]), product([n, 4])]);
-        self.moves("linear_activation_grad", bytes)
+        self.activation_grad::<E>(args.output.rows, args.output.cols)
     }
 
     fn linear_backward_workspace_len<E: Element>(&self, _: usize, _: usize, _: usize) -> usize {

@@ -54,7 +54,7 @@ pub(super) struct Syntax {
     /// The character between fields [default: a guess]
     #[arg(long, value_name = "CHARACTER", value_parser = delimiter)]
     delimiter: Option<u8>,
-    /// Whether the first line has the names of the columns [default: a guess]
+    /// True if the first line has the names of the columns [default: a guess]
     #[arg(long, value_name = "true|false")]
     header: Option<bool>,
 }

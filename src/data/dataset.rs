@@ -60,6 +60,19 @@ fn bag(ends: &[usize], row: usize) -> Range<usize> {
     start..ends[row]
 }
 
+/// Splits a position into the first of the two ids beside it and the factor of the second. The
+/// first id is at most `last_first`.
+fn split_position(position: f32, last_first: u32) -> (u32, f32) {
+    let id = (position as u32).min(last_first);
+    (id, position - id as f32)
+}
+
+/// Returns the position whose bag has these two ids with these factors: the exact one that
+/// [`split_position`] has split.
+pub(crate) fn position_of(ids: &[u32], weights: &[f32]) -> f32 {
+    ids[0] as f32 + weights[1]
+}
+
 /// Takes the first `len` elements of a slice off.
 fn split_off<'a, T>(slice: &mut &'a mut [T], len: usize) -> &'a mut [T] {
     let (first, rest) = std::mem::take(slice).split_at_mut(len);
@@ -128,9 +141,7 @@ impl Column {
             Self::Positions { positions, last_first } => {
                 let pairs = to.chunks_exact_mut(2).zip(weights.chunks_exact_mut(2));
                 for (k, ((to, weights), end)) in pairs.zip(ends_to).enumerate() {
-                    let position = positions[row(k)];
-                    let id = (position as u32).min(*last_first);
-                    let share = position - id as f32;
+                    let (id, share) = split_position(positions[row(k)], *last_first);
                     to.copy_from_slice(&[id, id + 1]);
                     weights.copy_from_slice(&[1.0 - share, share]);
                     *end = (first + 2 * (k + 1)) as i64;
@@ -251,7 +262,7 @@ impl Dataset {
             Column::Single(ids) | Column::Bags { ids, .. } => ids.iter().copied().for_each(count),
             Column::Positions { positions, last_first } => {
                 for &position in positions {
-                    let id = (position as u32).min(*last_first);
+                    let (id, _) = split_position(position, *last_first);
                     count(id);
                     count(id + 1);
                 }
@@ -288,7 +299,7 @@ impl Dataset {
                         ends.push(ids.len());
                     }
                     Column::Positions { positions, .. } => {
-                        positions.push(bag[0] as f32 + batch.weights[range][1]);
+                        positions.push(position_of(bag, &batch.weights[range]));
                     }
                 }
             }

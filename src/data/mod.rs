@@ -90,6 +90,7 @@ pub use config::{
     Transform, Unknown,
 };
 pub use coverage::Coverage;
+pub(crate) use dataset::position_of;
 pub use dataset::{Batch, Dataset};
 pub use date::{DateOrder, DatePart};
 pub use encoder::{EncodedFeature, Encoder};

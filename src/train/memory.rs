@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use super::config::Config;
-use super::error::{Result, TrainError};
+use super::error::Result;
+use super::workload::optimizers;
 use crate::data::{Dataset, Encoder, Splits};
 use crate::nn::{MemoryNeeds, MemoryPlan};
 use crate::ops::Backend;
@@ -31,11 +32,9 @@ pub(super) fn plan_memory<D: Backend>(
     let batch_size = settings.batch_size.min(train.len());
     let ids_per_row = train.num_ids() as f64 / train.len().max(1) as f64;
     let num_indices = (ids_per_row * batch_size as f64).ceil() as usize;
-    // The number of steps does not affect the memory, and the settings have been checked.
-    let message = |message| TrainError::Config { path: Path::new("[train]").into(), message };
     let needs = MemoryNeeds {
         config: &config.model.dlrm(encoder, settings),
-        optimizers: &settings.optimizers(1).map_err(message)?,
+        optimizers: &optimizers(settings)?,
         has_averages: config.averaging() > 0.0,
         has_decay_scale: settings.even_decay,
         has_weights: config.bag_dropout() > 0.0

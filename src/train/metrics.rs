@@ -434,7 +434,7 @@ mod tests {
         let p = predictions(&[(0.9, 1.0), (0.8, 1.0), (0.7, 0.0), (0.1, 0.0)]);
         assert_eq!(p.roc(100), [(0.0, 0.0), (0.0, 0.5), (0.0, 1.0), (0.5, 1.0), (1.0, 1.0)]);
         assert_eq!(p.roc(1).last(), Some(&(1.0, 1.0)));
-        // Of four samples, the upper two are positive.
+        // The two samples with the highest predictions are positive, the other two are not.
         let third = 2.0 / 3.0;
         assert_eq!(p.precision_recall(100), [(0.5, 1.0), (1.0, 1.0), (1.0, third), (1.0, 0.5)]);
         assert_eq!(p.lift(100), [(0.25, 2.0), (0.5, 2.0), (0.75, third / 0.5), (1.0, 1.0)]);

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use super::config::Config;
+use super::config::{Config, TrainConfig};
 use super::error::{Result, TrainError};
 use crate::data::{Batch, Encoder, Splits};
 use crate::nn::{BatchSizes, DlrmConfig, Optimizers, StepWork};
@@ -41,11 +41,9 @@ impl Workload {
             let end = batch.offsets[feature * batch_size] as usize;
             distinct.extend(batch.indices[start..end].iter().map(|&id| (feature, id)));
         }
-        // The number of steps does not affect the work.
-        let message = |message| TrainError::Config { path: Path::new("[train]").into(), message };
         Ok(Self {
             config: config.model.dlrm(&encoder, &config.train),
-            optimizers: config.train.optimizers(1).map_err(message)?,
+            optimizers: optimizers(&config.train)?,
             batch: BatchSizes {
                 batch_size,
                 num_indices: batch.indices.len(),
@@ -62,4 +60,11 @@ impl Workload {
         let step = StepWork::of_training(&self.config, self.optimizers, self.batch)?;
         Ok([step, StepWork::of_prediction(&self.config, self.batch)?])
     }
+}
+
+/// Returns the optimizers of a run of any length: the number of its steps affects neither the work
+/// of a step nor its memory.
+pub(super) fn optimizers(settings: &TrainConfig) -> Result<Optimizers> {
+    let message = |message| TrainError::Config { path: Path::new("[train]").into(), message };
+    settings.optimizers(1).map_err(message)
 }

@@ -130,7 +130,7 @@ fn notation(profile: &Profile, label: usize) -> usize {
         profile.columns.iter().filter(|column| is_numeric(column, *k, &ALL_MARKERS)).count()
     };
     let possible = if is_free { 0..NOTATIONS.len() } else { 0..1 };
-    // Of several notations, the first one is the most frequent.
+    // If several notations fit equally well, the first one is the most frequent in general.
     possible.rev().max_by_key(columns).unwrap_or(0)
 }
 

@@ -160,7 +160,7 @@ impl Target {
         let is_positive = |text: &&String| POSITIVE.contains(&text.to_lowercase().as_str());
         let (value, remark) = match others.len() {
             0 | 1 => return Err(constant(column)),
-            // Of two values, the rarer one is that of interest.
+            // If there are two values, the rarer one is that of interest.
             2 => {
                 let positive = comparable().find(is_positive);
                 let is_clear = texts().filter(is_positive).count() == 1;

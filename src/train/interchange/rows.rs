@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::io::{self, Write};
 
-use crate::data::{Batch, EncodedFeature, Encoder};
+use crate::data::{Batch, EncodedFeature, Encoder, position_of};
 use crate::dtype::DType;
 use crate::size::product;
 use crate::train::error::{Result, TrainError};
@@ -100,8 +100,7 @@ impl EncodedRows {
             if let Input::Position { .. } = feature.input {
                 let weights = batch.weights.get(of_feature).unwrap_or_default();
                 let pairs = ids.chunks_exact(2).zip(weights.chunks_exact(2));
-                let position = |(ids, weights): (&[u32], &[f32])| ids[0] as f32 + weights[1];
-                append(&mut feature.positions, pairs.map(position))?;
+                append(&mut feature.positions, pairs.map(|(ids, of)| position_of(ids, of)))?;
                 continue;
             }
             append(&mut feature.values, ids.iter().copied().map(i64::from))?;
